@@ -5,7 +5,7 @@ from pathlib import Path
 from tests.notebooks.zoo import make_settings
 from tests.test_cli import workbench
 from workbench.inference.prices import load_prices
-from workbench.inference.weights import WEIGHTS, models_table
+from workbench.inference.weights import WEIGHTS, weights_table
 
 
 def test_models_lists_every_file_with_licence_hash_price_and_source(tmp_path: Path) -> None:
@@ -26,7 +26,7 @@ def test_models_lists_every_file_with_licence_hash_price_and_source(tmp_path: Pa
 
 def test_a_file_that_is_not_the_pinned_one_is_listed_as_altered(tmp_path: Path) -> None:
     (tmp_path / WEIGHTS["smollm2-135m"].file_name).write_bytes(b"something else")
-    cells = {row[0]: row[1] for row in models_table(tmp_path, load_prices()).cells()}
+    cells = {row[0]: row[1] for row in weights_table(tmp_path, load_prices()).cells()}
     assert cells == dict.fromkeys(WEIGHTS, "no") | {"smollm2-135m": "altered"}
 
 

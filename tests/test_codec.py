@@ -17,7 +17,7 @@ import pytest
 from tests.reports import samples
 from workbench.codec import from_json, from_plain, from_toml, to_json, to_plain, write_whole
 from workbench.errors import ConfigError, EvalsetError, WorkbenchError
-from workbench.evalset.workload import TrafficPlan
+from workbench.evalset.workload import WorkloadPlan
 from workbench.evaluation.gate import Gate
 from workbench.evaluation.run_summary import Summary
 from workbench.inference.messages import Usage
@@ -178,7 +178,7 @@ READERS = {
     "gate": (samples.gate(), lambda raw: from_plain(Gate, raw, "g")),
     "plan": (
         tomllib.loads((DOCS_QA / "traffic.toml").read_text("utf-8")),
-        lambda raw: from_plain(TrafficPlan, raw, "p"),
+        lambda raw: from_plain(WorkloadPlan, raw, "p"),
     ),
     "arm": ({"arm": ARM}, lambda raw: build_arm(raw["arm"] if isinstance(raw.get("arm"), dict) else raw)),
 }

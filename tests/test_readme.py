@@ -23,7 +23,7 @@ from workbench.inference.prices import project_prices
 from workbench.inference.weights import WEIGHTS
 from workbench.orchestration.flows import Flows
 from workbench.project.new_evalset import understand_evalset
-from workbench.quality.production import read_graded
+from workbench.quality.production import read_graded_production
 from workbench.quality.shadow_pairs import ShadowEvidence
 from workbench.routing.prompts import Prompts
 from workbench.state import open_engine
@@ -182,7 +182,7 @@ def test_shadow_that_is_shown_runs_as_it_stands(tmp_path: Path, monkeypatch: pyt
 def test_graded_production_calls_are_read_as_shown(tmp_path: Path) -> None:
     (rows,) = re.findall(r"```json\n(.*?)```", TEXTS["docs/quality.md"], re.DOTALL)
     (tmp_path / "graded.jsonl").write_text(rows, encoding="utf-8")
-    graded = read_graded(tmp_path / "graded.jsonl")
+    graded = read_graded_production(tmp_path / "graded.jsonl")
     assert graded.select("tenant", "sample_weight", "grade").rows() == [("acme", 10.0, 1.0), ("acme", 1.0, 0.0)]
 
 

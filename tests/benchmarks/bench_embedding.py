@@ -21,14 +21,14 @@ def child(texts: int) -> None:
     import pandas as pd
 
     from workbench.config import load_settings
-    from workbench.evaluation.fingerprint import encoder_probe
+    from workbench.evaluation.fingerprint import fingerprint_encoder_probe
     from workbench.inference.encoders import MiniLM
 
     minilm = MiniLM(load_settings().cache / "weights")
     named = [getattr(pd.DataFrame, name).__doc__ or "" for name in sorted(dir(pd.DataFrame)) if name[0] != "_"]
     documents = [text[:900] for text in named if len(text) > 300][:texts]
     questions = [text.strip()[:40] for text in documents] * 4
-    told: dict[str, object] = {"probe": encoder_probe(minilm)}  # and everything is loaded
+    told: dict[str, object] = {"probe": fingerprint_encoder_probe(minilm)}  # and everything is loaded
     for name, some in (("documents", documents), ("questions", questions)):
         cpu = time.process_time()
         vectors = minilm.embed(some)

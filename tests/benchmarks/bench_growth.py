@@ -122,7 +122,7 @@ def ledger(folder: Path, n: int) -> Callable[[], object]:
 def retrieval(folder: Path, n: int) -> Callable[[], object]:
     from workbench.records import Document
     from workbench.retrieval.chunking import WholeDocument
-    from workbench.retrieval.ingest import VectorCache, ingest
+    from workbench.retrieval.ingest import IngestVectorCache, ingest
     from workbench.retrieval.scale import ASKED_WORDS, WORDS, synthetic_texts
     from workbench.retrieval.store import open_table
     from workbench.testing import HashEmbedder, WordTokenizer
@@ -134,7 +134,7 @@ def retrieval(folder: Path, n: int) -> Callable[[], object]:
 
     def steps() -> None:
         store = open_table(folder / "tables", "rows", dimension=DIMENSION)
-        vectors = VectorCache(folder / "vectors.sqlite")
+        vectors = IngestVectorCache(folder / "vectors.sqlite")
         ingest(store, documents, chunker=WholeDocument(), tokenizer=WordTokenizer(), embedder=embedder,
                vectors=vectors, batch=2048)  # fmt: skip
         store.index()

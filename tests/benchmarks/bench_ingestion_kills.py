@@ -26,7 +26,7 @@ from workbench.inference.encoders import MiniLM
 from workbench.orchestration.flows import Flows
 from workbench.orchestration.steps import flow, outside
 from workbench.retrieval.chunking import ByStructure
-from workbench.retrieval.ingest import VectorCache, ingest
+from workbench.retrieval.ingest import IngestVectorCache, ingest
 from workbench.retrieval.store import open_table
 
 CHUNKER = ByStructure()
@@ -68,7 +68,7 @@ def some_documents(chunks, tokenizer):
 
 def ingested(folder, documents, minilm):
     store = open_table(folder / "store", "chunks", dimension=minilm.dimension)
-    vectors = VectorCache(folder / "vectors.sqlite")
+    vectors = IngestVectorCache(folder / "vectors.sqlite")
     return ingest(store, documents, chunker=CHUNKER, tokenizer=minilm, embedder=minilm, vectors=vectors)
 
 

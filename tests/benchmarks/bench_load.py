@@ -21,7 +21,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from workbench.caching.cache import ResponseCache
-from workbench.evalset.workload import TrafficBurst, TrafficPlan, draw_traffic, numbered_topics
+from workbench.evalset.workload import WorkloadBurst, WorkloadPlan, draw_workload, numbered_workload_topics
 from workbench.inference.budgets import Budget, Budgets
 from workbench.inference.call_attempt import Books
 from workbench.inference.client import Client
@@ -52,14 +52,14 @@ class Load:
     limit_nanos: int
 
 
-def made_plan(requests: int) -> TrafficPlan:
+def made_plan(requests: int) -> WorkloadPlan:
     """Two weeks of weekdays and nights, a burst of everybody and one of the largest tenant."""
     hours = [1, 1, 1, 1, 1, 2, 4, 8, 14, 18, 18, 16, 12, 15, 18, 18, 16, 12, 8, 6, 5, 4, 3, 2]
     bursts = (
-        TrafficBurst(datetime(2026, 11, 5, 10, tzinfo=UTC), 20, 0.05),
-        TrafficBurst(datetime(2026, 11, 11, 15, tzinfo=UTC), 5, 0.02, "tenant-0"),
+        WorkloadBurst(datetime(2026, 11, 5, 10, tzinfo=UTC), 20, 0.05),
+        WorkloadBurst(datetime(2026, 11, 11, 15, tzinfo=UTC), 5, 0.02, "tenant-0"),
     )
-    return TrafficPlan(seed=1, requests=requests, start=START, days=DAYS, zipf=1.0, typos=0.0, must_differ=0.0,
+    return WorkloadPlan(seed=1, requests=requests, start=START, days=DAYS, zipf=1.0, typos=0.0, must_differ=0.0,
                 tenants=TENANTS, users={t: 40 for t in TENANTS}, openings={"": 1.0}, closings={"": 1.0},
                 hours=hours, weekdays=[10, 11, 11, 10, 8, 2, 2], bursts=bursts)  # fmt: skip
 
@@ -74,8 +74,8 @@ def made_load(url: str, requests: int) -> Load:
     books = Books(prices, budgets, Ledger(engine, clock), limiter, clock=clock)
     model = ScriptedModel(lambda request: Response("merge_asof", MODEL, USED), clock=clock)
     client = Client({"": model}, books, cache=ResponseCache(engine, clock=clock))
-    topics = numbered_topics(TENANTS, max(requests // 20, 50))
-    return Load(engine, client, draw_traffic(topics, made_plan(requests)), limit)
+    topics = numbered_workload_topics(TENANTS, max(requests // 20, 50))
+    return Load(engine, client, draw_workload(topics, made_plan(requests)), limit)
 
 
 def check_books(load: Load, report: LoadReport) -> None:

@@ -19,7 +19,7 @@ from workbench.caching.verifiers import MODEL_LEAST, ModelVerifier, Verdict
 from workbench.config import load_settings
 from workbench.inference.client import Client
 from workbench.inference.recordings import FOLDER, Recordings
-from workbench.quality.licence import JudgeAgreement, LicenceRule, measure_agreement
+from workbench.quality.licence import JudgeAgreement, LicenceRule, measure_licence_agreement
 
 NAME = "local/smollm2-135m"
 RECORDED = "verifier-smollm2-135m.jsonl"
@@ -49,7 +49,7 @@ def agreement(found: Sequence[Verdict], folder: Path) -> JudgeAgreement:
             if v.probability is not None]  # fmt: skip
     words, labels, clusters = zip(*said, strict=True)
     codes = np.unique(clusters, return_inverse=True)[1]
-    return measure_agreement(np.array(labels, float), np.array(words, float), codes, LicenceRule())
+    return measure_licence_agreement(np.array(labels, float), np.array(words, float), codes, LicenceRule())
 
 
 def main(usd: float | None) -> None:

@@ -22,7 +22,7 @@ from workbench.inference.encoders import MiniLM
 from workbench.inference.ray_embedding import TASK, RayEmbedder
 from workbench.records import Document
 from workbench.retrieval.chunking import WholeDocument
-from workbench.retrieval.ingest import VectorCache, ingest
+from workbench.retrieval.ingest import IngestVectorCache, ingest
 from workbench.retrieval.scale import synthetic_texts
 from workbench.retrieval.store import open_table
 
@@ -33,7 +33,7 @@ def table_of(documents: list[Document], embedder: Embedder, tokenizer: MiniLM, b
     """Every row that ingestion leaves, and its seconds."""
     with tempfile.TemporaryDirectory() as folder:
         store = open_table(folder, "rows", dimension=embedder.dimension)
-        vectors = VectorCache(Path(folder) / "vectors.sqlite", batch=batch)
+        vectors = IngestVectorCache(Path(folder) / "vectors.sqlite", batch=batch)
         started = time.perf_counter()
         ingest(store, documents, chunker=WholeDocument(), tokenizer=tokenizer, embedder=embedder, vectors=vectors,
                batch=batch)  # fmt: skip

@@ -26,7 +26,7 @@ from workbench.caching.guard import Guard
 from workbench.caching.threshold_certificate import clopper_pearson
 from workbench.caching.verifiers import Allows, Checks, FittedCheck
 from workbench.config import load_settings
-from workbench.inference.embedding import Embedder, load_embedder, unread_texts
+from workbench.inference.embedding import Embedder, load_embedder, unread_by_embedder
 from workbench.records import Decision
 
 PACKAGE = "fow-cache==0.1.0"
@@ -61,7 +61,7 @@ def show(
 ) -> None:
     """One line an arm: shares served of pairs that may share, and of those that must differ with a 95 % bound."""
     one, other = (embedder.embed([p[k] for p in pairs]) for k in (0, 1))
-    blind = unread_texts(embedder, [p[0] for p in pairs], strict=True) | unread_texts(
+    blind = unread_by_embedder(embedder, [p[0] for p in pairs], strict=True) | unread_by_embedder(
         embedder, [p[1] for p in pairs], strict=True
     )
     near, same = np.where(blind, -1.0, (one * other).sum(1)), np.array([p[2] for p in pairs])

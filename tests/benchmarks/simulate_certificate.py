@@ -30,7 +30,7 @@ from workbench.caching.threshold_certificate import (
 from workbench.config import load_settings
 from workbench.evalset.traffic import RequestStream
 from workbench.inference.embedding import load_embedder
-from workbench.retrieval.ingest import VectorCache
+from workbench.retrieval.ingest import IngestVectorCache
 
 ALPHAS = (0.01, 0.02, 0.05, 0.1, 0.2)
 ALLOWED = {"pairs": 0.05, "clusters": 0.06}
@@ -68,7 +68,9 @@ def banking() -> HitCounts | None:
         tenant_id=pl.lit("all"),
     )  # fmt: skip
     stream, settings = RequestStream.of(frame), load_settings()
-    vectors, _ = VectorCache(settings.cache / "vectors.sqlite").embed(stream.queries, load_embedder("minilm", settings))
+    vectors, _ = IngestVectorCache(settings.cache / "vectors.sqlite").embed(
+        stream.queries, load_embedder("minilm", settings)
+    )
     found, codes = shadow_hits(stream, vectors), np.unique(np.array(stream.clusters), return_inverse=True)[1]
     return count_hits(np.where(found.exact, -np.inf, found.similarity)[1000:], found.false[1000:], codes[1000:], COARSE)
 

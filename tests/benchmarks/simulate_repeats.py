@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from workbench.evaluation.compare import bootstrap_t
-from workbench.evaluation.repeats import MORE_QUESTIONS, MORE_REPEATS, Components, repeat_components
+from workbench.evaluation.repeats import MORE_QUESTIONS, MORE_REPEATS, RepeatComponents, repeat_components
 
 CONFIDENCE = 0.975  # one side of 95 %
 EQUAL = 0.05
@@ -77,11 +77,11 @@ def parts_ratio(nest: Nest, draws: int) -> np.ndarray:
     return np.mean(found, axis=0)
 
 
-def true_parts(nest: Nest, clusters: np.ndarray) -> Components:
+def true_parts(nest: Nest, clusters: np.ndarray) -> RepeatComponents:
     """Parts of the variance of the mean of these items, from the standard deviations that they were drawn with."""
     n, sizes = clusters.size, np.bincount(clusters)
     family, item, repeat = np.square(nest.sd)
-    return Components(family * (sizes**2).sum() / n**2, item / n, repeat / nest.repeats / n, n, nest.repeats)
+    return RepeatComponents(family * (sizes**2).sum() / n**2, item / n, repeat / nest.repeats / n, n, nest.repeats)
 
 
 def advice_right(draws: int) -> tuple[float, float, dict[str, int]]:

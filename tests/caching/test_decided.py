@@ -15,7 +15,7 @@ from workbench.caching.guard import RULES, make_guard
 from workbench.caching.verifiers import Later, load_callable_verifier
 from workbench.config import Settings
 from workbench.errors import ConfigError
-from workbench.evalset.traffic import load_pairs
+from workbench.evalset.traffic import load_traffic_pairs
 from workbench.records import Decision, Fingerprint
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +23,7 @@ DEMO = ROOT / "evalsets" / "caching_demo"
 ACCEPTED = Decision.load(DEMO / "decisions" / "caching.json")
 # that of the notebook's defaults
 GUARD = make_guard(CachingParameters().guard)
-NOW = GUARD.sha256((pair.query_b, pair.query_a) for pair in load_pairs(DEMO)[0])
+NOW = GUARD.sha256((pair.query_b, pair.query_a) for pair in load_traffic_pairs(DEMO)[0])
 # as if it had been accepted with this version of the guard
 DECISION = replace(ACCEPTED, fingerprint=Fingerprint({**ACCEPTED.fingerprint.inputs, "guard": NOW}))
 THRESHOLD = str(DECISION.parameters["threshold"])

@@ -11,14 +11,14 @@ from typer.testing import CliRunner
 from tests.evalset.small_evalset import settings_in
 from workbench.caching.cache_claims import PairsServed, pair_families_needed, pairs_served_bounds
 from workbench.caching.cache_study import CachingParameters
-from workbench.caching.near_repeats import BANDS, NearPair, draw_near_repeats, labelling_worth, near_negatives_told
+from workbench.caching.near_repeats import BANDS, NearPair, draw_near_repeats, near_negatives_told, near_repeats_worth
 from workbench.caching.stream_replay import shadow_hits
 from workbench.caching.threshold_certificate import certify_threshold, count_hits
 from workbench.cli import app
 from workbench.errors import EvalsetError
 from workbench.evalset.gates import PairLimit
 from workbench.evalset.imports.pairs_and_streams import import_pair_labels, import_stream, unordered_pair
-from workbench.evalset.traffic import Pair, RequestStream, load_pairs, load_stream
+from workbench.evalset.traffic import Pair, RequestStream, load_traffic_pairs, load_traffic_stream
 from workbench.evaluation.compare import spent_confidence
 from workbench.testing import HashEmbedder
 
@@ -63,7 +63,7 @@ def test_a_stream_without_answer_keys_is_taken_by_its_words_and_that_is_told(tmp
     (tmp_path / "log.csv").write_text("query\nWhy?\nwhy?\nhow\n", encoding="utf-8")
     said = []
     import_stream(tmp_path / "log.csv", tmp_path / "mine", tell=said.append)
-    first, second, third = load_stream(tmp_path / "mine").answer_keys
+    first, second, third = load_traffic_stream(tmp_path / "mine").answer_keys
     assert first == second != third
     assert any("no column answer_key: only the same words share" in line for line in said)
     assert any("workbench evalset pairs" in line for line in said)
@@ -93,10 +93,10 @@ def test_every_band_gives_as_many_pairs_and_a_limit_of_cosine_is_kept(mine):
 
 def test_labels_become_pairs_and_answer_keys_and_one_answer_of_two_is_one_of_all(mine):
     path, rows = drawn(mine)
-    said, before = [], load_stream(mine.evalsets / "mine")
+    said, before = [], load_traffic_stream(mine.evalsets / "mine")
     changed = import_pair_labels([fill(path, rows, tables=1, rows=0)], "mine", settings=mine, tell=said.append)
     assert [p.name for p in changed] == ["pairs.jsonl", "stream.parquet"]
-    stream, (pairs, _) = load_stream(mine.evalsets / "mine"), load_pairs(mine.evalsets / "mine")
+    stream, (pairs, _) = load_traffic_stream(mine.evalsets / "mine"), load_traffic_pairs(mine.evalsets / "mine")
     keys = stream.answer_keys
     assert keys[0] == keys[1] == keys[2] == keys[3]
     assert keys[4:] == before.answer_keys[4:]
@@ -209,7 +209,7 @@ def rephrased(families, each):
 def test_labels_are_worth_it_from_the_cosine_from_which_a_certificate_would_be_given():
     stream, vectors = rephrased(150, 12)
     found = shadow_hits(stream, vectors)
-    worth = labelling_worth(stream, found, (), 150, alpha=0.05, confidence=0.95)
+    worth = near_repeats_worth(stream, found, (), 150, alpha=0.05, confidence=0.95)
     assert worth.least is not None
     assert 0.95 <= worth.least <= 0.99
     families = tuple(text.partition(" in ")[0] for text in stream.queries)
@@ -283,7 +283,7 @@ def test_the_sheet_says_where_pairs_that_must_differ_are_lacking(mine):
 
 def test_labels_are_not_worth_it_where_no_certificate_is_in_reach():
     stream, vectors = rephrased(20, 12)
-    few = labelling_worth(stream, shadow_hits(stream, vectors), (), 20, alpha=0.05, confidence=0.95)
+    few = near_repeats_worth(stream, shadow_hits(stream, vectors), (), 20, alpha=0.05, confidence=0.95)
     assert few.least is None
     assert "20 clusters with a hit, a claim needs at least 30" in few.note
     stream, vectors = rephrased(150, 12)
@@ -291,10 +291,10 @@ def test_labels_are_not_worth_it_where_no_certificate_is_in_reach():
     differ = {
         unordered_pair("t", stream.queries[m], text) for text, m in zip(stream.queries, found.matched, strict=True)
     }
-    assert labelling_worth(stream, found, differ, 150, alpha=0.05, confidence=0.95).least is None, (
+    assert near_repeats_worth(stream, found, differ, 150, alpha=0.05, confidence=0.95).least is None, (
         "all are known to be wrong"
     )
-    assert labelling_worth(stream, found, (), 5000, alpha=0.05, confidence=0.95).least is None, (
+    assert near_repeats_worth(stream, found, (), 5000, alpha=0.05, confidence=0.95).least is None, (
         "nothing after the warm-up"
     )
 

@@ -18,7 +18,7 @@ from workbench.config import SystemClock
 from workbench.errors import ConfigError, EvalsetError, GateFailed
 from workbench.evalset.gates import PairLimit
 from workbench.evalset.imports.pairs_and_streams import pair_line
-from workbench.evalset.traffic import Pair, load_stream
+from workbench.evalset.traffic import Pair, load_traffic_stream
 from workbench.evaluation.fingerprint import build_parameters
 from workbench.evaluation.gate import Gate
 from workbench.evaluation.run_summary import Summary
@@ -159,7 +159,7 @@ def test_nothing_served_never_shows_less_than_one_pair_served():
 def test_made_up_traffic_is_at_most_provisional_and_says_so(tmp_path):
     folder = settings_in(tmp_path).evalsets / "tiny"
     write_stream(folder)
-    real = load_stream(folder)
+    real = load_traffic_stream(folder)
     (folder / "card.md").write_text("---\nsynthetic: false\n---\n# tiny\n", encoding="utf-8")
     (folder / "stream.parquet").unlink()
     plan = (settings_in(ROOT).evalsets / "docs_qa" / "traffic.toml").read_text(encoding="utf-8")

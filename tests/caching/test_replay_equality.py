@@ -14,7 +14,7 @@ from workbench.caching.cache import SemanticCache
 from workbench.caching.guard import Guard
 from workbench.caching.stream_replay import replay_stream
 from workbench.config import load_settings
-from workbench.evalset.traffic import RequestStream, load_stream
+from workbench.evalset.traffic import RequestStream, load_traffic_stream
 from workbench.inference.embedding import load_embedder
 from workbench.inference.messages import CacheUse
 from workbench.state import open_engine
@@ -79,7 +79,7 @@ def test_random_traffic_of_three_tenants_is_served_as_replayed(tmp_path, thresho
 @cache
 def traffic(evalset: str) -> tuple[RequestStream, np.ndarray]:
     """The evalset's traffic with the real encoder's vectors, each text embedded once and alone."""
-    stream, minilm = load_stream(EVALSETS / evalset), load_embedder("minilm", load_settings())
+    stream, minilm = load_traffic_stream(EVALSETS / evalset), load_embedder("minilm", load_settings())
     texts = sorted(set(stream.queries))
     alone = dict(zip(texts, np.vstack([minilm.embed([text]) for text in texts]), strict=True))
     return stream, np.array([alone[query] for query in stream.queries])

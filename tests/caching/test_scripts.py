@@ -17,7 +17,7 @@ from workbench.caching.stream_replay import oracle_stream_hits, replay_stream
 from workbench.config import load_settings
 from workbench.evalset.check import check_evalset
 from workbench.evalset.imports.pairs_and_streams import import_stream
-from workbench.evalset.traffic import RequestStream, load_stream, stream_of_rows
+from workbench.evalset.traffic import RequestStream, load_traffic_stream, traffic_stream_of_rows
 from workbench.inference.embedding import MiniLM
 from workbench.inference.messages import CacheUse
 from workbench.state import open_engine
@@ -136,13 +136,13 @@ def test_a_stream_with_turns_is_served_after_the_same_turns_alone():
         (i + 1, {"query": text, "answer_key": f"a{i % 2}", "turns": said})
         for i, (text, said) in enumerate(zip(texts, turns, strict=True))
     ]
-    frame, defects, _ = stream_of_rows("rows", rows)
+    frame, defects, _ = traffic_stream_of_rows("rows", rows)
     assert not defects
     stream = RequestStream.of(frame)
     assert replay_stream(stream, None).matched.tolist() == [-1, -1, -1, 1, -1, -1, 0]
     assert stream.follow_ups == {4, 5}
     assert oracle_stream_hits(stream).tolist() == [False, False, False, True, False, False, True]
-    _, defects, _ = stream_of_rows("rows", [(1, {"query": "why?", "answer_key": "a", "turns": 3})])
+    _, defects, _ = traffic_stream_of_rows("rows", [(1, {"query": "why?", "answer_key": "a", "turns": 3})])
     assert '"turns" must be a text or a list' in defects[0].problem
     assert pl.DataFrame(frame).schema["turns"] == pl.String
 
@@ -158,6 +158,6 @@ def test_turns_are_imported_from_every_format_and_spelled_the_same(tmp_path, for
         file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
     else:
         pl.DataFrame([{**row, "history": json.dumps(row["history"])} for row in rows]).write_csv(file)
-    stream = load_stream(import_stream(file, tmp_path / "out").parent)
+    stream = load_traffic_stream(import_stream(file, tmp_path / "out").parent)
     assert (stream.turns[0], stream.turns[2]) == (stream.turns[1], "")
     assert (replay_stream(stream, None).matched.tolist(), stream.follow_ups) == ([-1, 0, -1], {2})

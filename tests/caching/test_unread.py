@@ -14,7 +14,7 @@ from workbench.caching.notebook import CachingExperiment
 from workbench.config import load_settings
 from workbench.evalset.evalset import load_evalset
 from workbench.evaluation.fingerprint import build_parameters
-from workbench.inference.embedding import unread_texts
+from workbench.inference.embedding import unread_by_embedder
 from workbench.inference.encoders import MiniLM
 from workbench.retrieval.tables import retrieval_script_notes
 from workbench.state import open_engine
@@ -37,14 +37,14 @@ def minilm():
 
 
 def test_a_text_is_unread_where_pieces_are_unknown_or_a_third_is_dropped_or_spelled(minilm):
-    assert not unread_texts(minilm, READ, strict=True).any()
-    assert unread_texts(minilm, UNREAD, strict=True).all()
-    assert unread_texts(minilm, []).shape == (0,)
+    assert not unread_by_embedder(minilm, READ, strict=True).any()
+    assert unread_by_embedder(minilm, UNREAD, strict=True).all()
+    assert unread_by_embedder(minilm, []).shape == (0,)
     emoji = ["what does the ✅ beside an order mean", "what does the ❌ beside an order mean"]
     one, other = minilm.embed(emoji)
     assert np.allclose(one, other), "the encoder does not tell them apart"
-    assert not unread_texts(minilm, emoji).any()
-    assert unread_texts(minilm, emoji, strict=True).all(), "so that a cache serves neither for the other"
+    assert not unread_by_embedder(minilm, emoji).any()
+    assert unread_by_embedder(minilm, emoji, strict=True).all(), "so that a cache serves neither for the other"
 
 
 class Blind(Angles):

@@ -18,6 +18,7 @@ from workbench.caching.fitted_verifier import (
     FittedVerifier,
     fit_verifier,
     made_pairs,
+    made_pairs_sha256,
     verifier_features,
 )
 from workbench.caching.guard import Guard

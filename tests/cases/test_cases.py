@@ -25,7 +25,7 @@ from workbench.evalset.imports.document_tables import import_tables
 from workbench.evalset.imports.outcome_tables import OutcomeRepairs, import_outcomes
 from workbench.evalset.imports.pairs_and_streams import import_pairs, import_stream
 from workbench.evalset.outcomes import load_outcomes
-from workbench.evalset.traffic import load_stream
+from workbench.evalset.traffic import load_traffic_stream
 from workbench.evaluation.fingerprint import build_parameters
 from workbench.inference.encoders import MiniLM
 from workbench.records import Decision
@@ -217,7 +217,7 @@ def test_streams_in_order_and_newest_first(tmp_path):
     assert "newest first" in said["st_newest_first"][0]
     one, other = ((tmp_path / name / "stream.parquet").read_bytes() for name in said)
     assert one == other, "the same inputs, so the same decision"
-    stream = load_stream(tmp_path / "st_newest_first")
+    stream = load_traffic_stream(tmp_path / "st_newest_first")
     assert (len(stream), len(set(stream.queries))) == (1500, 853)
 
 

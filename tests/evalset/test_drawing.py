@@ -11,13 +11,13 @@ import pytest
 from workbench.errors import EvalsetError
 from workbench.evalset.files import read_jsonl
 from workbench.evalset.folder import queries_of_rows
-from workbench.evalset.traffic import Pair, generate_stream, load_pairs, load_stream
-from workbench.evalset.workload import SharedText, draw_traffic, read_traffic_plan, traffic_topics
+from workbench.evalset.traffic import Pair, generate_traffic_stream, load_traffic_pairs, load_traffic_stream
+from workbench.evalset.workload import SharedText, draw_workload, read_workload_plan, workload_topics
 from workbench.records import DEFAULT_TENANT, Query, content_hash
 
 DOCS_QA = Path(__file__).parents[2] / "evalsets" / "docs_qa"
 DRAWN = "d0ee60f562cec40a"  # changes with traffic.toml, queries.jsonl and pairs.jsonl
-PLAN = read_traffic_plan(DOCS_QA / "traffic.toml")
+PLAN = read_workload_plan(DOCS_QA / "traffic.toml")
 OWN_WORDS = replace(PLAN, same_words=())
 
 
@@ -30,7 +30,7 @@ def pair(a, b, *, same, split="test", cluster="c"):
 
 
 def drawn(queries, pairs, **plan):
-    return {t.feature: dict(t.texts) for t in traffic_topics(queries, pairs, replace(OWN_WORDS, **plan))}
+    return {t.feature: dict(t.texts) for t in workload_topics(queries, pairs, replace(OWN_WORDS, **plan))}
 
 
 def test_one_answer_is_what_the_labels_say_taken_together():
@@ -75,7 +75,7 @@ ASKED = [
 
 
 def test_a_text_that_two_tenants_ask_needs_the_answer_of_the_question_each_names():
-    found = traffic_topics(ASKED, [], shared("same", pandas="p1", polars="l1"))
+    found = workload_topics(ASKED, [], shared("same", pandas="p1", polars="l1"))
     assert {t.tenant_id: t.texts for t in found} == {
         "pandas": (("a", "pandas/c/answer/0"), ("same", "pandas/c/answer/0")),
         "polars": (("d", "polars/c/answer/0"), ("same", "polars/c/answer/0")),
@@ -84,10 +84,10 @@ def test_a_text_that_two_tenants_ask_needs_the_answer_of_the_question_each_names
 
 def test_a_pair_that_must_differ_gives_way_to_a_shared_text_unless_it_holds_it():
     apart = pair("b", "x", same=False, split="dev")
-    found = traffic_topics(ASKED, [apart], shared("same", pandas="p1", polars="l1"))
+    found = workload_topics(ASKED, [apart], shared("same", pandas="p1", polars="l1"))
     assert {text for topic in found for text, _ in topic.texts} == {"a", "d", "same"}
     both = pair("a", "x", same=False, split="dev")
-    found = traffic_topics(ASKED, [both], shared("same", pandas="p1", polars="l1"))
+    found = workload_topics(ASKED, [both], shared("same", pandas="p1", polars="l1"))
     assert {text for topic in found for text, _ in topic.texts} == {"a", "d", "same", "x"}
 
 
@@ -103,7 +103,7 @@ def test_a_pair_that_must_differ_gives_way_to_a_shared_text_unless_it_holds_it()
 def test_a_shared_text_without_an_answer_of_its_own_for_each_tenant_is_refused(answered_as, says):
     queries = [*ASKED[:3], replace(query("d", tenant="polars", reference="1"), query_id="l1")]
     with pytest.raises(EvalsetError, match=says):
-        traffic_topics(queries, [], shared("same", **answered_as))
+        workload_topics(queries, [], shared("same", **answered_as))
 
 
 def test_tenants_ask_in_the_same_words_and_need_different_answers(stream):
@@ -124,19 +124,19 @@ def test_tenants_ask_in_the_same_words_and_need_different_answers(stream):
 
 @pytest.fixture(scope="module")
 def stream():
-    return load_stream(DOCS_QA)
+    return load_traffic_stream(DOCS_QA)
 
 
 @pytest.fixture(scope="module")
 def requests():
     queries, _, _ = queries_of_rows("queries.jsonl", read_jsonl(DOCS_QA / "queries.jsonl"))
-    return draw_traffic(traffic_topics(queries, load_pairs(DOCS_QA)[0], PLAN), PLAN)
+    return draw_workload(workload_topics(queries, load_traffic_pairs(DOCS_QA)[0], PLAN), PLAN)
 
 
 def test_the_stream_is_the_same_on_every_machine_and_says_that_it_is_made_up(stream, requests):
     assert stream.synthetic
     assert len(stream) == PLAN.requests
-    again = generate_stream(DOCS_QA)
+    again = generate_traffic_stream(DOCS_QA)
     assert (again.queries, again.sha256) == (stream.queries, stream.sha256)
     assert content_hash(*(row[n] for n in ("query", "answer_key", "at", "user_id") for row in requests))[:16] == DRAWN
 
@@ -156,21 +156,21 @@ def test_requests_follow_the_plan(stream, requests):
 
 
 def test_no_wording_of_a_test_pair_that_must_differ_is_asked(stream):
-    pairs, _ = load_pairs(DOCS_QA)
+    pairs, _ = load_traffic_pairs(DOCS_QA)
     texts = {t for p in pairs if p.split == "test" and not p.same_answer for t in (p.query_a, p.query_b)}
     texts -= {t for p in pairs if p.same_answer or p.split == "dev" for t in (p.query_a, p.query_b)}
     texts -= {json.loads(line)["text"] for line in (DOCS_QA / "queries.jsonl").read_text("utf-8").splitlines()}
-    topics = traffic_topics(queries_of_rows("queries.jsonl", read_jsonl(DOCS_QA / "queries.jsonl"))[0], pairs, PLAN)
+    topics = workload_topics(queries_of_rows("queries.jsonl", read_jsonl(DOCS_QA / "queries.jsonl"))[0], pairs, PLAN)
     assert texts.isdisjoint(text for topic in topics for text, _ in topic.texts)
 
 
 def test_what_draws_the_stream_is_part_of_its_hash(tmp_path):
     for name in ("traffic.toml", "queries.jsonl", "pairs.jsonl"):
         (tmp_path / name).write_bytes((DOCS_QA / name).read_bytes())
-    before = generate_stream(tmp_path).sha256
+    before = generate_traffic_stream(tmp_path).sha256
     plan = (tmp_path / "traffic.toml").read_text("utf-8")
     (tmp_path / "traffic.toml").write_text(plan.replace("zipf = 0.9", "zipf = 0.8"), "utf-8")
-    assert generate_stream(tmp_path).sha256 != before
+    assert generate_traffic_stream(tmp_path).sha256 != before
 
 
 def folder_of(folder, *lines, tenant=DEFAULT_TENANT):
@@ -186,13 +186,13 @@ def folder_of(folder, *lines, tenant=DEFAULT_TENANT):
 
 def test_plain_beir_questions_are_asked_by_the_default_tenant_each_with_an_answer_of_its_own(tmp_path):
     lines = [{"_id": str(i), "text": f"question {i}", **more} for i, more in enumerate([{}, {"metadata": {}}, {}])]
-    stream = generate_stream(folder_of(tmp_path, *lines))
+    stream = generate_traffic_stream(folder_of(tmp_path, *lines))
     assert set(stream.tenants) == {DEFAULT_TENANT}
     assert len(set(stream.answer_keys)) == 3
 
 
 def test_questions_of_one_family_without_a_reference_are_not_said_to_share_an_answer():
-    found = traffic_topics([query("a", reference=""), query("b", reference="")], [], OWN_WORDS)
+    found = workload_topics([query("a", reference=""), query("b", reference="")], [], OWN_WORDS)
     assert [len(topic.texts) for topic in found] == [1]
 
 
@@ -207,12 +207,12 @@ def test_questions_of_one_family_without_a_reference_are_not_said_to_share_an_an
 )
 def test_a_question_that_cannot_be_used_is_named_with_its_line(tmp_path, line, says):
     with pytest.raises(EvalsetError, match=rf"queries.jsonl:2.*{says}"):
-        generate_stream(folder_of(tmp_path, {"_id": "0", "text": "fine"}, line))
+        generate_traffic_stream(folder_of(tmp_path, {"_id": "0", "text": "fine"}, line))
 
 
 def test_a_plan_whose_tenants_ask_nothing_here_is_refused(tmp_path):
     with pytest.raises(EvalsetError, match="names the tenant pandas, who asks no question"):
-        generate_stream(folder_of(tmp_path, {"_id": "0", "text": "fine"}, tenant="pandas"))
+        generate_traffic_stream(folder_of(tmp_path, {"_id": "0", "text": "fine"}, tenant="pandas"))
 
 
 @pytest.mark.parametrize(
@@ -229,9 +229,9 @@ def test_a_plan_that_cannot_be_used_is_refused(tmp_path, old, new, says):
     text = (DOCS_QA / "traffic.toml").read_text("utf-8").replace(old, new, 1)
     (tmp_path / "traffic.toml").write_text(text, "utf-8")
     with pytest.raises(EvalsetError, match=says):
-        read_traffic_plan(tmp_path / "traffic.toml")
+        read_workload_plan(tmp_path / "traffic.toml")
 
 
 def test_a_tenant_who_asks_nothing_is_refused():
     with pytest.raises(EvalsetError, match="asks no question"):
-        draw_traffic([], PLAN)
+        draw_workload([], PLAN)

@@ -23,7 +23,7 @@ from workbench.evalset.imports.judgement_sheets import import_judgements
 from workbench.evalset.imports.outcome_tables import OutcomeRepairs, import_outcomes
 from workbench.evalset.imports.pairs_and_streams import import_pair_labels, import_pairs, import_stream
 from workbench.evalset.outcomes import load_outcomes
-from workbench.evalset.traffic import load_pairs, load_stream
+from workbench.evalset.traffic import load_traffic_pairs, load_traffic_stream
 from workbench.project.new_evalset import understand_evalset
 from workbench.project.new_evalset import write_new_evalset as write_own
 from workbench.retrieval.systems import read_system_run
@@ -199,13 +199,13 @@ def outcomes(data: st.DataObject, folder: Path) -> None:
 def pairs(data: st.DataObject, folder: Path) -> None:
     path = put(folder, "table", data.draw(files("pairs")))
     if attempt(lambda: import_pairs(path, folder / "out"), folder / "out"):
-        assert load_pairs(folder / "out")[0]
+        assert load_traffic_pairs(folder / "out")[0]
 
 
 def stream(data: st.DataObject, folder: Path) -> None:
     path = put(folder, "table", data.draw(files("stream")))
     if attempt(lambda: import_stream(path, folder / "out"), folder / "out"):
-        assert len(load_stream(folder / "out"))
+        assert len(load_traffic_stream(folder / "out"))
 
 
 def run(data: st.DataObject, folder: Path) -> None:
@@ -238,8 +238,8 @@ def labels(data: st.DataObject, folder: Path) -> None:
     sheet = put(folder, "sheet", data.draw(files("labels")))
     before, partly = (mine / "stream.parquet").read_bytes(), data.draw(st.booleans())
     if attempt(lambda: import_pair_labels([sheet], "mine", settings=where, partly=partly), folder / "out"):
-        assert load_pairs(mine)[0]
-        assert len(load_stream(mine)) == len(ASKED)
+        assert load_traffic_pairs(mine)[0]
+        assert len(load_traffic_stream(mine)) == len(ASKED)
     else:
         assert (mine / "stream.parquet").read_bytes() == before
         assert not (mine / "pairs.jsonl").exists()

@@ -11,9 +11,9 @@ from workbench.errors import EvalsetError
 from workbench.evalset.evalset import load_evalset
 from workbench.evalset.imports.judgement_sheets import (
     SHEET,
-    cohens_kappa,
     import_judgements,
     judgement_sheet_note,
+    sheet_cohens_kappa,
     write_judgement_sheet,
 )
 
@@ -164,8 +164,8 @@ def test_judgements_in_trec_s_form_stay_in_it(mine):
 def test_kappa_is_that_of_a_known_table():
     """Cohen's own kind of table: 20 yes-yes, 5 yes-no, 10 no-yes, 15 no-no."""
     pairs = [(True, True)] * 20 + [(True, False)] * 5 + [(False, True)] * 10 + [(False, False)] * 15
-    assert cohens_kappa(pairs) == pytest.approx(0.4)
-    assert cohens_kappa([(True, True)] * 3) is None
+    assert sheet_cohens_kappa(pairs) == pytest.approx(0.4)
+    assert sheet_cohens_kappa([(True, True)] * 3) is None
 
 
 def test_the_command_takes_a_sheet_back(mine, monkeypatch):

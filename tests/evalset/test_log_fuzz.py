@@ -14,7 +14,7 @@ from tests.evalset.test_log_tools import FILES, GIVEN, LANGFUSE, LOGS, PRICES, b
 from workbench.evalset.imports.log_import import TOOLS, LogChoices, import_log, ledger_rows_of_log, read_log
 from workbench.evalset.imports.outcome_tables import OutcomeRepairs
 from workbench.evalset.outcomes import load_outcomes
-from workbench.evalset.traffic import load_stream
+from workbench.evalset.traffic import load_traffic_stream
 from workbench.project.inspect_log import what_a_log_decides
 from workbench.retrieval.systems import read_system_run
 
@@ -121,7 +121,7 @@ def load(data: st.DataObject, tool: str, base: Path) -> None:
         if (out / "outcomes.parquet").exists():
             assert len(load_outcomes(out).models) > 1
         if (out / "stream.parquet").exists():
-            assert len(load_stream(out))
+            assert len(load_traffic_stream(out))
         if (out / "retrieved.run").exists() and (out / "retrieved.run").stat().st_size:
             assert len(read_system_run(out / "retrieved.run"))
 

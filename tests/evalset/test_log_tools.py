@@ -31,7 +31,7 @@ from workbench.evalset.imports.log_import import (
 from workbench.evalset.imports.logged_calls import ToolLog, logged_cost_nanos, logged_model_price
 from workbench.evalset.imports.outcome_tables import OutcomeRepairs, import_outcomes
 from workbench.evalset.outcomes import load_outcomes
-from workbench.evalset.traffic import load_stream
+from workbench.evalset.traffic import load_traffic_stream
 from workbench.inference.messages import Usage
 from workbench.inference.prices import load_prices
 from workbench.quality.labels import read_labels
@@ -146,7 +146,7 @@ def test_a_trace_s_question_is_what_the_user_asked_and_its_search_is_a_run(tmp_p
     log = read("openinference")
     assert (log.read, len(log.calls), len(log.searches), log.spare) == (6, 2, 2, 2)
     import_log(log, tmp_path / "out", PRICES)
-    stream = load_stream(tmp_path / "out")
+    stream = load_traffic_stream(tmp_path / "out")
     assert stream.queries == ("How do I join frames?", "This fails?")  # not the prompt, which holds documents too
     assert (stream.tenants, stream.features) == (("acme", "acme"), ("answer", "answer"))
     run = read_system_run(tmp_path / "out" / RUN)

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from workbench.cli import app
 from workbench.errors import ConfigError, EvalsetError
 from workbench.evalset.imports.pairs_and_streams import import_pairs, import_stream
-from workbench.evalset.traffic import load_pairs, load_stream
+from workbench.evalset.traffic import load_traffic_pairs, load_traffic_stream
 
 LOG = pl.DataFrame(
     {"text": ["how, then?", "why"], "intent": ["a", "b"], "tenant": ["x", "y"], "feature": ["f", "g"], "age": [1, 2]}
@@ -33,7 +33,7 @@ def write(frame, path):
 @pytest.mark.parametrize("suffix", [".csv", ".parquet", ".jsonl"])
 def test_a_log_becomes_a_stream_in_its_order(tmp_path, suffix):
     import_stream(write(LOG, tmp_path / f"log{suffix}"), tmp_path / "mine")
-    stream = load_stream(tmp_path / "mine")
+    stream = load_traffic_stream(tmp_path / "mine")
     assert (stream.queries, stream.tenants) == (("how, then?", "why"), ("x", "y"))
     assert (stream.features, stream.synthetic) == (("f", "g"), False)
     assert stream.clusters == stream.answer_keys == ("a", "b")
@@ -45,7 +45,7 @@ def test_a_log_becomes_a_stream_in_its_order(tmp_path, suffix):
 @pytest.mark.parametrize("suffix", [".csv", ".parquet", ".jsonl"])
 def test_a_table_of_duplicates_becomes_pairs(tmp_path, suffix):
     import_pairs(write(PAIRS, tmp_path / f"pairs{suffix}"), tmp_path / "mine")
-    pairs, sha256 = load_pairs(tmp_path / "mine")
+    pairs, sha256 = load_traffic_pairs(tmp_path / "mine")
     assert [(p.query_a, p.same_answer, p.kind, p.split, p.batch) for p in pairs] == [
         ("a", True, "k", "test", ""), ("c", False, "k", "test", "second"),
     ]  # fmt: skip
@@ -105,7 +105,7 @@ EPOCHS = {unit: [int(at.timestamp() * size) for at in SECONDS] for unit, size in
 def test_requests_stand_in_the_order_of_their_times_in_any_zone(tmp_path, order, suffix, times):
     said = []
     import_stream(log(times, order, suffix, tmp_path), tmp_path / "mine", tell=said.append)
-    assert load_stream(tmp_path / "mine").queries == ("first", "second", "third", "fourth")
+    assert load_traffic_stream(tmp_path / "mine").queries == ("first", "second", "third", "fourth")
     how = {0: "in this order already", 3: "newest first", 2: "rows stood elsewhere"}[order[0]]
     assert how in said[0]
     assert said[0] in (tmp_path / "mine" / "card.md").read_text()
@@ -141,7 +141,7 @@ def test_a_position_decides_and_times_that_contradict_it_are_told(tmp_path):
     frame = pl.DataFrame({"query": ["b", "a"], "answer_key": ["x", "y"], "pos": [1, 0], "at": [ZONES[0], ZONES[1]]})
     said = []
     import_stream(write(frame, tmp_path / "log.csv"), tmp_path / "mine", tell=said.append)
-    assert load_stream(tmp_path / "mine").queries == ("a", "b")
+    assert load_traffic_stream(tmp_path / "mine").queries == ("a", "b")
     assert said[0] == "the order is that of the column pos; the times (at) contradict it"
     assert said[1] == "columns: query = query, answer_key = answer_key, pos = pos, at = at"
 
@@ -149,17 +149,17 @@ def test_a_position_decides_and_times_that_contradict_it_are_told(tmp_path):
 def test_a_stream_of_ones_own_without_positions_is_ordered_by_time(tmp_path):
     frame = pl.DataFrame({"query": ["b", "a"], "answer_key": ["x", "y"], "at": [SECONDS[1], SECONDS[0]]})
     frame.write_parquet(tmp_path / "stream.parquet")
-    assert load_stream(tmp_path).queries == ("a", "b")
+    assert load_traffic_stream(tmp_path).queries == ("a", "b")
 
 
 def test_columns_of_streams_and_pairs_are_renamed(tmp_path):
     renamed = LOG.rename({"text": "utterance", "intent": "goal"})
     names = {"utterance": "query", "goal": "answer_key"}
     import_stream(write(renamed, tmp_path / "log.csv"), tmp_path / "a", rename=names)
-    assert load_stream(tmp_path / "a").queries == ("how, then?", "why")
+    assert load_traffic_stream(tmp_path / "a").queries == ("how, then?", "why")
     renamed = PAIRS.rename({"question1": "left", "is_duplicate": "same"})
     import_pairs(write(renamed, tmp_path / "p.csv"), tmp_path / "a", rename={"left": "query_a", "same": "same_answer"})
-    assert [p.same_answer for p in load_pairs(tmp_path / "a")[0]] == [True, False]
+    assert [p.same_answer for p in load_traffic_pairs(tmp_path / "a")[0]] == [True, False]
     with pytest.raises(ConfigError, match="no column wrong to rename"):
         import_pairs(tmp_path / "p.csv", tmp_path / "b", rename={"wrong": "query_a"})
     with pytest.raises(ConfigError, match=r"no column query_a to rename; .*: yours comes first"):
@@ -183,5 +183,5 @@ def test_answers_and_tenants_that_are_numbers_are_the_same_in_every_format(tmp_p
     frame = pl.DataFrame({"query": ["a", "b"], "answer_key": [7.0, 8.0], "tenant": [1, 2]})
     for suffix in (".parquet", ".jsonl"):
         import_stream(write(frame, tmp_path / f"log{suffix}"), tmp_path / suffix[1:])
-        stream = load_stream(tmp_path / suffix[1:])
+        stream = load_traffic_stream(tmp_path / suffix[1:])
         assert (stream.answer_keys, stream.tenants) == (("7", "8"), ("1", "2"))

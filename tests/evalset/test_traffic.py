@@ -7,13 +7,18 @@ import polars as pl
 import pytest
 
 from workbench.errors import EvalsetError
-from workbench.evalset.traffic import load_pairs, load_stream, pairs_of_rows, stream_of_rows
+from workbench.evalset.traffic import (
+    load_traffic_pairs,
+    load_traffic_stream,
+    traffic_pairs_of_rows,
+    traffic_stream_of_rows,
+)
 
 
 def test_a_stream_is_read_in_the_order_of_its_positions(tmp_path):
     frame = pl.DataFrame({"pos": [2, 0, 1], "query": ["c", "a", "b"], "answer_key": ["x", "x", "y"]})
     frame.write_parquet(tmp_path / "stream.parquet")
-    stream = load_stream(tmp_path)
+    stream = load_traffic_stream(tmp_path)
     assert stream.queries == ("a", "b", "c")
     assert stream.answers.tolist() == [0, 1, 0]
     assert (stream.tenants, stream.clusters) == (("default",) * 3, ("x", "y", "x"))
@@ -22,9 +27,9 @@ def test_a_stream_is_read_in_the_order_of_its_positions(tmp_path):
 
 def test_pairs_alone_do_not_say_whether_to_cache(tmp_path):
     (tmp_path / "pairs.jsonl").write_text('{"query_a": "a", "query_b": "b", "same_answer": 1}\n')
-    assert load_pairs(tmp_path)[0][0].same_answer
+    assert load_traffic_pairs(tmp_path)[0][0].same_answer
     with pytest.raises(EvalsetError, match=r"workbench import stream"):
-        load_stream(tmp_path)
+        load_traffic_stream(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +70,7 @@ def test_a_later_batch_of_docs_qa_is_the_one_that_was_fixed_before_it_was_judged
 def test_a_file_that_is_no_parquet_is_refused(tmp_path):
     (tmp_path / "stream.parquet").write_bytes(b"query\nx\n")
     with pytest.raises(EvalsetError, match="Parquet"):
-        load_stream(tmp_path)
+        load_traffic_stream(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +84,7 @@ def test_a_file_that_is_no_parquet_is_refused(tmp_path):
 )
 def test_each_defect_of_a_stream_has_its_line(row, says):
     good = {"query": "q", "answer_key": "k", "pos": 0}
-    _, defects, _ = stream_of_rows("f", [(1, good), (7, row)])
+    _, defects, _ = traffic_stream_of_rows("f", [(1, good), (7, row)])
     assert [(d.line, says in d.problem) for d in defects] == [(7, True)]
 
 
@@ -95,5 +100,5 @@ def test_each_defect_of_a_stream_has_its_line(row, says):
 )
 def test_each_defect_of_a_pair_has_its_line(row, says):
     good = {"id": "p", "query_a": "x", "query_b": "y", "same_answer": "1"}
-    _, defects = pairs_of_rows("f", [(1, good), (3, row)])
+    _, defects = traffic_pairs_of_rows("f", [(1, good), (3, row)])
     assert [(d.line, says in d.problem) for d in defects] == [(3, True)]

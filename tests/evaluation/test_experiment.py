@@ -9,7 +9,7 @@ import pytest
 import workbench
 from tests.retrieval.tiny import change_query, open_bench, project, write_evalset
 from workbench.errors import ConfigError, EvalsetError, RunError
-from workbench.evaluation.fingerprint import build_parameters, encoder_probe, parameter_inputs
+from workbench.evaluation.fingerprint import build_parameters, fingerprint_encoder_probe, parameter_inputs
 from workbench.evaluation.start import parameters_as_declared
 from workbench.records import Decision
 from workbench.retrieval.notebook import RetrievalParameters
@@ -151,8 +151,8 @@ def test_git_is_asked_once_in_a_run_however_often_its_inputs_are_compared(tmp_pa
 
 
 def test_another_encoder_probes_otherwise_and_the_same_one_the_same():
-    assert encoder_probe(HashEmbedder(16)) == encoder_probe(HashEmbedder(16))
-    assert encoder_probe(HashEmbedder(16)) != encoder_probe(HashEmbedder(16, seed=1))
+    assert fingerprint_encoder_probe(HashEmbedder(16)) == fingerprint_encoder_probe(HashEmbedder(16))
+    assert fingerprint_encoder_probe(HashEmbedder(16)) != fingerprint_encoder_probe(HashEmbedder(16, seed=1))
 
 
 def test_a_decision_accepted_with_one_embedder_in_one_store_rests_on_what_it_did():

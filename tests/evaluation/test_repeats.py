@@ -11,8 +11,8 @@ from workbench.evalset.outcomes import load_outcomes, outcomes_of
 from workbench.evaluation.compare import bootstrap_t
 from workbench.evaluation.decision import ArmFacts, make_claims
 from workbench.evaluation.repeats import (
-    Components,
-    pass_all,
+    RepeatComponents,
+    pass_all_repeats,
     repeat_components,
     repeat_flip_rate,
     repeats_difference_note,
@@ -52,13 +52,13 @@ def test_answers_that_are_missing_leave_the_parts_as_they_are():
 
 
 def test_questions_help_where_repeats_hardly_vary_and_repeats_where_they_do():
-    assert Components(2.0, 2.0, 0.1, n_items=100, n_repeats=3).better() == "questions"
-    assert Components(0.1, 0.1, 4.0, n_items=300, n_repeats=1).better() == "repeats"
-    even = Components(0.0, 1.0, 1.0, n_items=100, n_repeats=1)
+    assert RepeatComponents(2.0, 2.0, 0.1, n_items=100, n_repeats=3).better() == "questions"
+    assert RepeatComponents(0.1, 0.1, 4.0, n_items=300, n_repeats=1).better() == "repeats"
+    even = RepeatComponents(0.0, 1.0, 1.0, n_items=100, n_repeats=1)
     assert even.better(questions=50, repeats=2) == "either"
     assert even.after(questions=50) == pytest.approx(even.after(repeats=2))
-    assert Components(0.0, 0.0, 0.0, 10, 2).sentence() == ""
-    assert "20 more questions do more than 3 more repeats" in Components(2.0, 2.0, 0.1, 100, 3).sentence()
+    assert RepeatComponents(0.0, 0.0, 0.0, 10, 2).sentence() == ""
+    assert "20 more questions do more than 3 more repeats" in RepeatComponents(2.0, 2.0, 0.1, 100, 3).sentence()
 
 
 def test_pass_k_and_flip_rate_are_those_of_all_pairs_of_answers():
@@ -66,7 +66,7 @@ def test_pass_k_and_flip_rate_are_those_of_all_pairs_of_answers():
     values = (rng.random((50, 4)) < rng.random((50, 1))).astype(float)
     pairs = [(a, b) for a in range(4) for b in range(4) if a != b]
     assert repeat_flip_rate(values) == pytest.approx(np.mean([np.mean(values[:, a] != values[:, b]) for a, b in pairs]))
-    assert pass_all(values) == np.mean(values.min(1) == 1)
+    assert pass_all_repeats(values) == np.mean(values.min(1) == 1)
     assert repeat_flip_rate(values[:, :1]) is None
 
 

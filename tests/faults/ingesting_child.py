@@ -13,7 +13,7 @@ from tests.retrieval.stores import open_kind
 from workbench.errors import WorkbenchError
 from workbench.records import Document
 from workbench.retrieval.chunking import FixedTokens
-from workbench.retrieval.ingest import VectorCache, ingest
+from workbench.retrieval.ingest import IngestVectorCache, ingest
 from workbench.retrieval.store import Store
 from workbench.testing import HashEmbedder, WordTokenizer
 
@@ -36,10 +36,10 @@ def documents(n: int) -> list[Document]:
     ]
 
 
-def open_parts(folder: Path, kind: str = "lance") -> tuple[Store, VectorCache]:
+def open_parts(folder: Path, kind: str = "lance") -> tuple[Store, IngestVectorCache]:
     """Open the store and the vector cache of the folder."""
     store = open_kind(kind, str(folder / "store"), DIMENSION)
-    return store, VectorCache(folder / "vectors" / "vectors.sqlite", batch=8)
+    return store, IngestVectorCache(folder / "vectors" / "vectors.sqlite", batch=8)
 
 
 def say(what: object) -> None:

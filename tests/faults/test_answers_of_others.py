@@ -20,7 +20,7 @@ from workbench.inference.client import Client
 from workbench.inference.embedding import HostedEmbedder
 from workbench.inference.failover import RetryPolicy
 from workbench.inference.hosted_connections import ANSWER_IDS, REQUEST_ID
-from workbench.inference.hosted_models import AnswerIds, LiteLLMProvider
+from workbench.inference.hosted_models import HostedAnswerIds, LiteLLMProvider
 from workbench.inference.messages import Request, Response
 from workbench.inference.prices import PriceTable, load_prices
 from workbench.state import open_engine
@@ -125,13 +125,13 @@ def test_an_answer_whose_header_names_another_request_s_answer_is_an_error(name,
 
 @pytest.mark.parametrize("answer_id", ["", "x", "chatcmpl-421", "chatcmpl-1764410000123456", "chat-completion-of-mine"])
 def test_ids_that_may_come_again_by_chance_tell_nothing(answer_id):
-    ids = AnswerIds()
+    ids = HostedAnswerIds()
     assert ids.belongs(answer_id, "a")
     assert ids.belongs(answer_id, "b")
 
 
 def test_only_the_newest_ids_are_remembered():
-    ids, drawn = AnswerIds(limit=2), [f"msg_01XFDUDYJgAACzvnptvVo{n}EL" for n in range(3)]
+    ids, drawn = HostedAnswerIds(limit=2), [f"msg_01XFDUDYJgAACzvnptvVo{n}EL" for n in range(3)]
     assert all(ids.belongs(answer_id, "a") for answer_id in drawn)
     assert [ids.belongs(answer_id, "b") for answer_id in drawn[1:]] == [False, False]
     assert ids.belongs(drawn[0], "b")

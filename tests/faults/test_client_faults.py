@@ -15,7 +15,7 @@ from tests.faults.misbehaving_server import Seen, misbehaving_server
 from workbench.config import SystemClock
 from workbench.errors import CallFailed
 from workbench.inference.budgets import Budget, Budgets
-from workbench.inference.call_attempt import Books, worst_nanos
+from workbench.inference.call_attempt import Books, worst_attempt_nanos
 from workbench.inference.client import Client
 from workbench.inference.failover import RetryPolicy
 from workbench.inference.hosted_models import LiteLLMProvider
@@ -100,7 +100,9 @@ def test_of_a_thousand_calls_none_is_lost_none_billed_twice(tmp_path: Path) -> N
 def bill(model: str, request: Seen) -> tuple[int, int]:
     """Nano-dollars of a request by what the server did with it, and of its reservation."""
     prices = load_prices()
-    worst = worst_nanos(prices, Request(model, tuple(request.body["messages"]), max_tokens=request.body["max_tokens"]))
+    worst = worst_attempt_nanos(
+        prices, Request(model, tuple(request.body["messages"]), max_tokens=request.body["max_tokens"])
+    )
     if request.fault in FREE:
         return 0, worst
     usage = COUNTED.get(request.fault)

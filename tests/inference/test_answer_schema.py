@@ -4,7 +4,7 @@ import pytest
 
 from workbench.errors import CallFailed, ConfigError, MalformedAnswer
 from workbench.inference.budgets import Budget, Budgets
-from workbench.inference.call_attempt import Books, answer_misfit, answer_validator
+from workbench.inference.call_attempt import Books, answer_misfit, attempt_answer_validator
 from workbench.inference.client import Client
 from workbench.inference.messages import Request, Response, ToolCall, Usage
 from workbench.inference.prices import load_prices
@@ -24,7 +24,7 @@ def said(text: str, *calls: ToolCall) -> Response:
 
 
 def wrong(text: str, schema: object = CITY) -> str:
-    return answer_misfit(answer_validator(Request(MODEL, tuple(ASK), schema=schema)), said(text))
+    return answer_misfit(attempt_answer_validator(Request(MODEL, tuple(ASK), schema=schema)), said(text))
 
 
 @pytest.fixture

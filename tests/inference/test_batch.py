@@ -9,7 +9,7 @@ from tests.inference.test_client import SMALL, STRONG, answer, client_of
 from tests.routing.test_accepted_router import by_feature, cascade
 from workbench.errors import ConfigError, RateLimited, UnknownPrice
 from workbench.inference.batch import BatchItem, complete_batch, estimate_batch
-from workbench.inference.call_attempt import worst_nanos
+from workbench.inference.call_attempt import worst_attempt_nanos
 from workbench.inference.failover import RetryPolicy
 from workbench.inference.messages import Request
 from workbench.inference.prices import load_prices
@@ -70,7 +70,9 @@ def test_an_item_whose_turn_can_never_come_fails_alone(engine) -> None:
 
 def test_a_router_is_estimated_at_its_dearest_arm_and_a_cascade_at_both(engine) -> None:
     items = items_of(3, "router/docs")
-    small, strong = (sum(worst_nanos(PRICES, item.request.to(model)) for item in items) for model in (SMALL, STRONG))
+    small, strong = (
+        sum(worst_attempt_nanos(PRICES, item.request.to(model)) for item in items) for model in (SMALL, STRONG)
+    )
     assert 0 < small < strong
     for router, worst in ((by_feature(), strong), (cascade(), small + strong)):
         routers = {"docs": Routed("docs", router)}

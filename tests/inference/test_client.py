@@ -29,7 +29,7 @@ from workbench.errors import (
 )
 from workbench.inference.batch import BatchItem, complete_batch
 from workbench.inference.budgets import Budget, Budgets
-from workbench.inference.call_attempt import PATIENCE_S, Books, worst_input_tokens
+from workbench.inference.call_attempt import PATIENCE_S, Books, worst_attempt_tokens
 from workbench.inference.client import Client
 from workbench.inference.failover import RetryPolicy
 from workbench.inference.messages import CacheHit, CacheUse, Request, Response, Usage
@@ -128,7 +128,7 @@ def test_model_without_a_price_is_refused_before_anything_is_asked(engine) -> No
 
 def test_attempt_that_may_have_been_billed_stays_charged_and_one_that_was_not_costs_nothing(engine) -> None:
     request = Request(SMALL, tuple(ASK))
-    worst = load_prices().worst_nanos(SMALL, input_tokens=worst_input_tokens(request), max_tokens=request.max_tokens)
+    worst = load_prices().worst_nanos(SMALL, input_tokens=worst_attempt_tokens(request), max_tokens=request.max_tokens)
     client = client_of(engine, [Throttled("slow down"), Unavailable("gone", billed="unknown"), answer()])
     done = client.complete(ASK, model=SMALL)
     rows = client.books.ledger.frame().sort("attempt").to_dicts()
@@ -582,7 +582,7 @@ def test_request_for_a_cache_of_an_hour_reserves_its_price_or_is_refused(engine)
     with pytest.raises(ConfigError, match="no price for cache_write_long"):
         client.complete(ask, model=SMALL)
     worst = client.complete(ask, model=claude, max_tokens=1).cost_nanos
-    assert worst >= worst_input_tokens(Request(claude, tuple(ask))) * 6000
+    assert worst >= worst_attempt_tokens(Request(claude, tuple(ask))) * 6000
     assert client.complete(ask, model=claude, max_tokens=1).cost_nanos == 1000 * 6000 + 15_000
 
 
@@ -672,7 +672,7 @@ def test_stream_is_of_who_asked_for_it_and_is_read_once(engine) -> None:
 
 def test_batch_never_spends_more_than_its_limit_even_where_attempts_fail(engine) -> None:
     items = [BatchItem(f"q{i}", Request(SMALL, ({"role": "user", "content": "q"},), max_tokens=9)) for i in range(20)]
-    worst = load_prices().worst_nanos(SMALL, input_tokens=worst_input_tokens(items[0].request), max_tokens=9)
+    worst = load_prices().worst_nanos(SMALL, input_tokens=worst_attempt_tokens(items[0].request), max_tokens=9)
     patient = RetryPolicy(cooldown_failures=1000)
     client = client_of(engine, lambda request: Unavailable("down", billed="unknown"), policy=patient)
     limit = 20 * worst

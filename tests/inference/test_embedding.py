@@ -6,7 +6,7 @@ import pytest
 from workbench.config import load_settings
 from workbench.errors import ConfigError, WeightsError
 from workbench.inference.embedding import load_embedder, rest_embedder
-from workbench.inference.encoders import MINILM_MAX_TOKENS, MiniLM, WordLlama, mean_pooled_vectors, unit_vectors
+from workbench.inference.encoders import MINILM_MAX_TOKENS, MiniLM, WordLlama, mean_pooled_encoding, unit_vectors
 from workbench.inference.weights import WEIGHTS
 
 STAND_IN = """import numpy as np
@@ -62,7 +62,7 @@ def test_an_unknown_embedder_is_refused_with_the_forms_there_are(name):
 
 def test_a_pooled_vector_is_the_mean_of_its_tokens_at_length_one_and_padding_is_none():
     hidden = np.array([[[3.0, 0.0], [3.0, 8.0], [90.0, -7.0]], [[0.0, 5.0], [1.0, 1.0], [1.0, 1.0]]])
-    vectors = mean_pooled_vectors(hidden, np.array([[1, 1, 0], [1, 0, 0]]))
+    vectors = mean_pooled_encoding(hidden, np.array([[1, 1, 0], [1, 0, 0]]))
     assert np.allclose(vectors, [[0.6, 0.8], [0.0, 1.0]])
 
 

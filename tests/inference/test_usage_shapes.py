@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.inference.test_providers import MESSAGES, answering, chunk, openai
-from workbench.inference.call_attempt import Books, worst_nanos
+from workbench.inference.call_attempt import Books, worst_attempt_nanos
 from workbench.inference.client import Client
 from workbench.inference.hosted_models import LiteLLMProvider
 from workbench.inference.messages import DoubtfulUsage, Request, Usage
@@ -245,7 +245,7 @@ def test_a_count_costs_what_the_vendor_charges(tmp_path, prices, monkeypatch, na
         on_text = None if way == "whole" else str
         done = Client({"": provider}, books).complete(MESSAGES, model=shape.model, max_tokens=500, on_text=on_text)
     (row,) = books.ledger.frame().to_dicts()
-    expected = worst_nanos(prices, request) if shape.nanos == WORST else shape.nanos
+    expected = worst_attempt_nanos(prices, request) if shape.nanos == WORST else shape.nanos
     assert (done.text, done.cost_nanos, row["cost_nanos"], row["error_class"]) == (
         "Hello",
         expected,

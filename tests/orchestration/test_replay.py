@@ -15,7 +15,7 @@ from workbench.errors import FlowError, OfflineError, ProviderError, ReplayMisma
 from workbench.inference.call_tapes import offline, refuse_offline
 from workbench.inference.client import Client
 from workbench.inference.messages import CacheHit, Completion, Response, Route, ToolCall, Usage
-from workbench.orchestration.replay import diff, output_differences, shown_replay
+from workbench.orchestration.replay import diff, replay_differences, shown_replay
 from workbench.orchestration.steps import rehearse
 from workbench.testing import ScriptedModel
 
@@ -334,10 +334,10 @@ def test_names_stand_above_what_differs_between_two_runs(client):
 
 
 def test_differences_are_told_by_place():
-    assert list(output_differences({"a": [1, {"b": 2}]}, {"a": [1, {"b": 3, "c": 4}], "d": 5}))[:1] == [
+    assert list(replay_differences({"a": [1, {"b": 2}]}, {"a": [1, {"b": 3, "c": 4}], "d": 5}))[:1] == [
         (".a[1].b", 2, 3)
     ]
-    assert [path for path, _, _ in output_differences([1], [1, 2])] == ["[1]"]
+    assert [path for path, _, _ in replay_differences([1], [1, 2])] == ["[1]"]
 
 
 def test_a_completion_is_read_back_as_it_was():

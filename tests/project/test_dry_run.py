@@ -17,7 +17,7 @@ from workbench.inference.encoders import MiniLM
 from workbench.project.dry_run import foresee_run
 from workbench.project.init_project import init_project
 from workbench.retrieval.arms import CHUNKERS
-from workbench.retrieval.ingest import VectorCache
+from workbench.retrieval.ingest import IngestVectorCache
 from workbench.runner import Job
 
 HOSTED = "litellm:openai/text-embedding-3-small"
@@ -59,7 +59,7 @@ def test_what_is_embedded_already_and_what_the_last_run_took_is_told(project: Pa
     encoder = MiniLM(settings.cache / "weights")
     documents = load_evalset("sample", settings=settings).documents
     texts = [c.text for d in documents[:19] for c in CHUNKERS["whole"].chunk(d, encoder)]
-    VectorCache(settings.cache / "vectors.sqlite").embed(texts, encoder)
+    IngestVectorCache(settings.cache / "vectors.sqlite").embed(texts, encoder)
     record = open_run(settings, "retrieval", profile="ci", parameters={"evalset": "sample"}, clock=SystemClock())
     close_run(record, SystemClock(), status="done", gate="new")
     said = told(project)

@@ -13,7 +13,7 @@ from workbench.errors import ConfigError, EvalsetError
 from workbench.evalset.check import check_evalset
 from workbench.evalset.imports.judgement_sheets import import_judgements, write_judgement_sheet
 from workbench.project.document_pages import find_pages, read_pages
-from workbench.project.new_evalset import tell_understood, understand_evalset, write_new_evalset
+from workbench.project.new_evalset import tell_new_evalset, understand_evalset, write_new_evalset
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_columns_are_guessed_and_told_and_ids_are_made_up(tmp_path: Path) -> Non
     assert query.text == "how do I return it"
     assert [j.doc_id for j in understood.judgements] == ["d-1"]
     lines: list[str] = []
-    tell_understood(understood, lines.append)
+    tell_new_evalset(understood, lines.append)
     assert (
         f"1 documents of {tmp_path / 'd.csv'}: title = heading, text = words, _id = made up (d-1, ...); left out: team"
         in lines
@@ -81,7 +81,7 @@ def test_files_that_are_no_pages_are_told(tmp_path: Path) -> None:
         (tmp_path / "docs" / name).write_text("# Text\n", encoding="utf-8")
     (tmp_path / "q.csv").write_text("question,relevant\nwhat,a.md\n", encoding="utf-8")
     lines: list[str] = []
-    tell_understood(understand_evalset([str(tmp_path / "docs")], tmp_path / "q.csv"), lines.append)
+    tell_new_evalset(understand_evalset([str(tmp_path / "docs")], tmp_path / "q.csv"), lines.append)
     assert any(line.startswith("not read: 2 .rtf, 1 Makefile; pages end in .md") for line in lines)
 
 

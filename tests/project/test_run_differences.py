@@ -18,11 +18,11 @@ from workbench.evaluation.run_record import RunRecord
 from workbench.project.run_differences import (
     find_run,
     load_run_sides,
-    moved_items_table,
     require_commit,
     run_arms_table,
     run_differences_since,
     run_differences_told,
+    run_moved_items_table,
 )
 from workbench.records import Fingerprint
 
@@ -55,7 +55,7 @@ def test_runs_differ_in_inputs_means_and_items(settings: Settings) -> None:
         pytest.approx(0.4),
         pytest.approx(-0.5 / 3),
     )
-    assert [(row[0], round(row[3], 9)) for row in moved_items_table(sides).rows] == [("q1", -0.6), ("q3", 0.1)]
+    assert [(row[0], round(row[3], 9)) for row in run_moved_items_table(sides).rows] == [("q1", -0.6), ("q3", 0.1)]
     lines = list(run_differences_told(sides))
     assert lines[0] == f"{before}: Keep vector."
     assert "inputs that differ: corpus" in lines

@@ -50,7 +50,7 @@ def ask(settings):
 
 
 def candidates(settings):
-    return feedback.load_candidates(settings.evalsets / "tiny")
+    return feedback.load_feedback_candidates(settings.evalsets / "tiny")
 
 
 def say(settings, trace_id, score=0, comment="", user_id="u1"):
@@ -62,12 +62,12 @@ def test_a_thumbs_down_becomes_a_candidate_with_its_trace_and_nothing_more(setti
     bad, good = ask("how do I do a cross join?", "how do I sort?")
     say(settings, bad, 0, "not what I asked")
     say(settings, good, 1, "thanks")
-    assert feedback.collect_candidates("tiny", settings) == (1, ())
+    assert feedback.collect_feedback_candidates("tiny", settings) == (1, ())
     (found,) = candidates(settings)
     assert (found.trace_id, found.question, found.answer) == (bad, "how do I do a cross join?", "an answer")
     assert (found.tenant_id, found.feature, found.comment) == ("acme", "answer", "not what I asked")
     assert (found.status, found.flags) == ("open", ())
-    assert feedback.collect_candidates("tiny", settings) == (0, ())
+    assert feedback.collect_feedback_candidates("tiny", settings) == (0, ())
     assert (settings.evalsets / "tiny" / "queries.jsonl").read_bytes() == before
 
 
@@ -75,9 +75,9 @@ def test_the_last_word_of_a_user_on_a_trace_counts(settings, ask):
     (trace_id,) = ask("how do I do a cross join?")
     say(settings, trace_id, 0)
     say(settings, trace_id, 1)
-    assert feedback.collect_candidates("tiny", settings) == (0, ())
+    assert feedback.collect_feedback_candidates("tiny", settings) == (0, ())
     say(settings, trace_id, 0, user_id="u2")
-    assert feedback.collect_candidates("tiny", settings) == (1, ())
+    assert feedback.collect_feedback_candidates("tiny", settings) == (1, ())
     with pytest.raises(ConfigError, match=r"in \[0, 1\]"):
         say(settings, trace_id, 5)
     with pytest.raises(ConfigError, match="on ''"):
@@ -90,15 +90,15 @@ def test_duplicates_and_personal_data_are_flagged_and_not_approved_as_they_are(s
     for trace_id in ids:
         say(settings, trace_id)
     say(settings, "f" * 32)
-    assert feedback.collect_candidates("tiny", settings) == (4, ("f" * 32,))
+    assert feedback.collect_feedback_candidates("tiny", settings) == (4, ("f" * 32,))
     flags = {c.trace_id: c.flags for c in candidates(settings)}
     assert flags[ids[0]][0].startswith("same question as question ")
     assert set(flags[ids[1]]) == {"personal data: e-mail address", "personal data: telephone number"}
     assert [bool(flags[i]) for i in ids[2:]].count(True) == 1
     flagged = next(c for c in candidates(settings) if c.trace_id == ids[1])
     with pytest.raises(ConfigError, match="is flagged: personal data"):
-        feedback.approve_candidate("tiny", flagged.candidate_id, settings, by="ann", accept=["x"])
-    feedback.approve_candidate(
+        feedback.approve_feedback_candidate("tiny", flagged.candidate_id, settings, by="ann", accept=["x"])
+    feedback.approve_feedback_candidate(
         "tiny", flagged.candidate_id, settings, by="ann", accept=["x"], question="How do I export?"
     )
     text = (settings.evalsets / "tiny" / "queries.jsonl").read_text(encoding="utf-8")
@@ -109,14 +109,14 @@ def test_what_a_person_approves_joins_dev_with_its_provenance_and_is_a_new_versi
     before = load_evalset("tiny", settings=settings)
     (trace_id,) = ask("how do I do a cross join?")
     say(settings, trace_id)
-    feedback.collect_candidates("tiny", settings)
+    feedback.collect_feedback_candidates("tiny", settings)
     (found,) = candidates(settings)
     document = before.documents[0]
     with pytest.raises(ConfigError, match="needs what is right"):
-        feedback.approve_candidate("tiny", found.candidate_id, settings, by="ann")
+        feedback.approve_feedback_candidate("tiny", found.candidate_id, settings, by="ann")
     with pytest.raises(ConfigError, match="say who"):
-        feedback.approve_candidate("tiny", found.candidate_id, settings, by=" ", accept=["cross"])
-    feedback.approve_candidate(
+        feedback.approve_feedback_candidate("tiny", found.candidate_id, settings, by=" ", accept=["cross"])
+    feedback.approve_feedback_candidate(
         "tiny", found.candidate_id, settings, by="ann", relevant=[document.doc_id], accept=["cross"], clock=FakeClock()
     )
     after = load_evalset("tiny", settings=settings)
@@ -135,26 +135,26 @@ def test_what_a_person_approves_joins_dev_with_its_provenance_and_is_a_new_versi
     (decided,) = candidates(settings)
     assert (decided.status, decided.by) == ("approved", "ann")
     with pytest.raises(ConfigError, match="approved already, by ann"):
-        feedback.reject_candidate("tiny", found.candidate_id, settings, by="bob", reason="late")
+        feedback.reject_feedback_candidate("tiny", found.candidate_id, settings, by="bob", reason="late")
 
 
 def test_what_was_rejected_is_not_proposed_again(settings, ask):
     (trace_id,) = ask("what is love?")
     say(settings, trace_id)
-    feedback.collect_candidates("tiny", settings)
+    feedback.collect_feedback_candidates("tiny", settings)
     (found,) = candidates(settings)
-    feedback.reject_candidate("tiny", found.candidate_id, settings, by="ann", reason="off topic")
-    assert feedback.collect_candidates("tiny", settings) == (0, ())
+    feedback.reject_feedback_candidate("tiny", found.candidate_id, settings, by="ann", reason="off topic")
+    assert feedback.collect_feedback_candidates("tiny", settings) == (0, ())
     assert candidates(settings)[0].status == "rejected"
     with pytest.raises(ConfigError, match="no candidate 'nothing'; there are"):
-        feedback.reject_candidate("tiny", "nothing", settings, by="ann", reason="")
+        feedback.reject_feedback_candidate("tiny", "nothing", settings, by="ann", reason="")
 
 
 def test_what_users_and_models_wrote_runs_nowhere(settings, ask):
     (trace_id,) = ask(HOSTILE + " question", answer=HOSTILE)
     say(settings, trace_id, 0, HOSTILE + "x" * 1_000_000)
-    feedback.collect_candidates("tiny", settings)
-    table = feedback.candidates_table(candidates(settings))
+    feedback.collect_feedback_candidates("tiny", settings)
+    table = feedback.feedback_candidates_table(candidates(settings))
     assert "<script" not in table.to_html()
     for seen in (table.to_html(), table.to_text()):
         assert "\x1b" not in seen

@@ -10,7 +10,7 @@ import pytest
 
 from tests.reports.hostile import evil
 from workbench.errors import EvalsetError, MissingExtra
-from workbench.quality.label_view import LabelView, can_be_shown, sheet_table, view_or_table
+from workbench.quality.label_view import LabelView, label_sheet_table, label_view_can_be_shown, view_or_table
 from workbench.quality.labels import Label, fill_label_sheet, label_sheet_rows, read_label_sheet, write_label_sheet
 from workbench.testing import FakeClock
 
@@ -131,7 +131,7 @@ def test_a_spreadsheet_can_be_graded_too(tmp_path):
 
 @needs_widgets
 def test_the_view_is_a_widget_of_a_live_kernel(sheet, monkeypatch):
-    assert not can_be_shown()
+    assert not label_view_can_be_shown()
     (table,) = view_or_table(sheet, live=True)
     assert "workbench quality grade production.jsonl" in table.caption
     monkeypatch.setattr(IPython, "get_ipython", lambda: SimpleNamespace(kernel=object()))
@@ -151,12 +151,12 @@ def test_a_view_without_widgets_names_the_extra(sheet, monkeypatch):
 
 def test_without_widgets_a_table_says_what_is_open_and_how_to_go_on(sheet):
     fill_label_sheet(sheet, Label("q1", "good", 1.0, "ann", "human", "v1"))
-    table = sheet_table(sheet, live=True)
+    table = label_sheet_table(sheet, live=True)
     assert table.rows == (("production.jsonl", 3, 1, 2),)
     assert "workbench quality grade production.jsonl --rater NAME --rubric VERSION" in table.caption
     assert "pip install 'evals-workbench[widgets]'" in table.caption
-    assert "pip install" not in sheet_table(sheet, live=False).caption
+    assert "pip install" not in label_sheet_table(sheet, live=False).caption
     assert view_or_table(sheet.with_name("gone.jsonl"), live=True) == ()
     sheet.write_text(json.dumps({"question": "q"}) + "\n", encoding="utf-8")
     with pytest.raises(EvalsetError, match="has no column item_id"):
-        sheet_table(sheet, live=False)
+        label_sheet_table(sheet, live=False)

@@ -12,10 +12,10 @@ from workbench.quality.licence import (
     LicenceAnchors,
     LicenceEvidence,
     LicenceRule,
-    judge_agreement_table,
+    licence_agreement_table,
     licences_table,
     license_judge,
-    measure_agreement,
+    measure_licence_agreement,
 )
 
 N = 300
@@ -168,7 +168,7 @@ def test_clusters_count_and_not_items():
 
 def test_agreement_is_that_of_an_independent_implementation():
     judged = agreeing(0.8)
-    found = measure_agreement(LABELS, judged, np.arange(N), LicenceRule())
+    found = measure_licence_agreement(LABELS, judged, np.arange(N), LicenceRule())
     assert found.kappa == pytest.approx(cohen_kappa_score(LABELS, judged))
     assert found.sensitivity == pytest.approx(recall_score(LABELS, judged))
     assert found.specificity == pytest.approx(recall_score(LABELS, judged, pos_label=0))
@@ -185,7 +185,7 @@ def test_the_bound_of_kappa_covers():
     for seed in range(200):
         y = (rng.random(120) < p).astype(float)
         f = np.where(rng.random(120) < err, 1 - y, y)
-        below += measure_agreement(y, f, np.arange(120), LicenceRule(), seed=seed).kappa_low <= true
+        below += measure_licence_agreement(y, f, np.arange(120), LicenceRule(), seed=seed).kappa_low <= true
     assert 0.9 <= below / 200 <= 0.995
 
 
@@ -199,10 +199,10 @@ def test_a_chance_level_judge_is_licensed_in_at_most_alpha():
 def test_the_table_shows_every_number_and_runs_nothing():
     hostile = verdicts(agreeing(0.93)).with_columns(arm=pl.lit("<script>alert(1)</script>\x1b[31m"))
     found = license_judge(hostile, truth(labels(), "correct", rubric="v1"), LicenceEvidence(RESTS, flips=(2, 50)))
-    page = licences_table(found).to_html() + judge_agreement_table(found).to_html()
+    page = licences_table(found).to_html() + licence_agreement_table(found).to_html()
     assert "<script" not in page
     assert "&lt;script&gt;" in page
-    assert "\x1b" not in licences_table(found).to_text() + judge_agreement_table(found).to_text()
+    assert "\x1b" not in licences_table(found).to_text() + licence_agreement_table(found).to_text()
     assert ">4%<" in page or ">4.0%<" in page
     assert "may gate" in page
 

@@ -20,7 +20,7 @@ from workbench.inference.prices import load_prices
 from workbench.inference.recordings import FOLDER, Recordings
 from workbench.quality.feedback import FILE as CANDIDATES
 from workbench.quality.feedback import Candidate
-from workbench.quality.judges import JudgedAnswers, answers_to_judge, ask_judge, judges_of, verdict_file
+from workbench.quality.judges import JudgedAnswers, answers_to_judge, ask_judge, judge_verdict_file, judges_of
 from workbench.quality.labels import write_label_sheet
 from workbench.quality.notebook import ConstantJudge, QualityExperiment
 from workbench.routing.recorded_outcomes import ANSWER, recorded_requests_of, recording_file
@@ -83,7 +83,7 @@ def judged_project(root):
         return "yes" if right != (rng.random() < (0.08 if text.startswith("Good") else 0)) else "no"
 
     for judge in judges_of(evalset, what):
-        ask_judge(judge, items, client(verdict_file(evalset, judge), say), max_cost_usd=1.0, tell=lambda _: None)
+        ask_judge(judge, items, client(judge_verdict_file(evalset, judge), say), max_cost_usd=1.0, tell=lambda _: None)
     return settings
 
 

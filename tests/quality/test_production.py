@@ -11,15 +11,15 @@ import pytest
 from tests.reports.hostile import evil
 from workbench.config import load_settings
 from workbench.errors import ConfigError, EvalsetError
-from workbench.evalset.workload import TrafficPlan, draw_traffic, numbered_topics
+from workbench.evalset.workload import WorkloadPlan, draw_workload, numbered_workload_topics
 from workbench.evaluation.run_summary import WeekRow
 from workbench.quality import feedback
 from workbench.quality.production import (
     production_by_group,
     production_groups_table,
     production_share_good,
-    rated_calls,
-    read_graded,
+    rated_production_calls,
+    read_graded_production,
 )
 from workbench.quality.sampling import CALLS_SCHEMA, SamplingPlan, sample_calls
 from workbench.reports.charts import weekly
@@ -32,13 +32,13 @@ TENANTS = {"acme": 0.6, "globex": 0.395, "tiny": 0.005}
 
 def write_production(path, *, drop=None, requests=20_000, seed=0):
     """File of graded calls: the sampler's draw of a made-up stream whose answers are good in 80 %, then in 75 %."""
-    plan = TrafficPlan(
+    plan = WorkloadPlan(
         seed=seed, requests=requests, start=START, days=7 * WEEKS, zipf=1.0, typos=0.0, must_differ=0.0,
         tenants=TENANTS, users=dict.fromkeys(TENANTS, 5), openings={"": 1}, closings={"": 1}, hours=[1] * 24,
         weekdays=[3, 3, 3, 3, 3, 1, 1],
     )  # fmt: skip
-    topics = [t for feature in ("answer", "find") for t in numbered_topics(TENANTS, 5, feature)]
-    asked = pl.DataFrame(draw_traffic(topics, plan)).with_columns(
+    topics = [t for feature in ("answer", "find") for t in numbered_workload_topics(TENANTS, 5, feature)]
+    asked = pl.DataFrame(draw_workload(topics, plan)).with_columns(
         trace_id=pl.format("t{}", "pos"), started=pl.col("at"), cost_nanos=1, similarity=None, threshold=None
     )
     weeks = np.array([(datetime.fromisoformat(at) - START) // timedelta(weeks=1) for at in asked["at"]])
@@ -53,7 +53,7 @@ def write_production(path, *, drop=None, requests=20_000, seed=0):
 
 
 def told(path):
-    return {group.name: group for group in production_by_group(read_graded(path))}
+    return {group.name: group for group in production_by_group(read_graded_production(path))}
 
 
 def test_a_drop_from_80_to_75_percent_is_told_in_its_week_or_later(tmp_path):
@@ -100,10 +100,10 @@ def write(path, found):
 def test_weights_undo_what_the_sampler_did(tmp_path):
     bad = [row | {"grade": 0, "sample_weight": 1} for row in rows(40)]
     good = [row | {"trace_id": f"g{i}", "grade": 1, "sample_weight": 4} for i, row in enumerate(rows(40))]
-    week, interval = production_share_good(read_graded(write(tmp_path / "graded.jsonl", bad + good)))
+    week, interval = production_share_good(read_graded_production(write(tmp_path / "graded.jsonl", bad + good)))
     assert week.mean == interval.estimate == pytest.approx(0.8)
     assert (week.n, interval.low < 0.8 < interval.high) == (80, True)
-    alike = production_share_good(read_graded(write(tmp_path / "same.jsonl", good)))[1]
+    alike = production_share_good(read_graded_production(write(tmp_path / "same.jsonl", good)))[1]
     assert (alike.estimate, alike.high) == (1.0, 1.0)
     assert alike.low < 0.95  # 40 good ones show no 100 %
 
@@ -140,19 +140,19 @@ def test_after_the_last_look_the_watch_begins_anew_and_what_it_told_stays(tmp_pa
 def test_what_cannot_be_read_is_told_with_its_line(tmp_path, change, says):
     found = [row | {"sample_weight": 1} for row in rows(3)]
     with pytest.raises(EvalsetError) as told_of:
-        read_graded(write(tmp_path / "graded.jsonl", [*found[:2], found[2] | change]))
+        read_graded_production(write(tmp_path / "graded.jsonl", [*found[:2], found[2] | change]))
     assert [(d.line, says in d.problem) for d in told_of.value.defects] == [(3, True)]
 
 
 def test_a_file_without_grades_without_dates_or_with_a_call_twice_is_refused(tmp_path):
     with pytest.raises(EvalsetError, match="no column grade"):
-        read_graded(write(tmp_path / "a.jsonl", [{"trace_id": "t", "started": "2026-06-01"}]))
+        read_graded_production(write(tmp_path / "a.jsonl", [{"trace_id": "t", "started": "2026-06-01"}]))
     with pytest.raises(EvalsetError, match="has no call with a grade"):
-        read_graded(write(tmp_path / "b.jsonl", [row | {"grade": ""} for row in rows(2)]))
+        read_graded_production(write(tmp_path / "b.jsonl", [row | {"grade": ""} for row in rows(2)]))
     with pytest.raises(EvalsetError, match="stands twice, first on line 1"):
-        read_graded(write(tmp_path / "c.jsonl", [*rows(1), *rows(1)]))
+        read_graded_production(write(tmp_path / "c.jsonl", [*rows(1), *rows(1)]))
     with pytest.raises(EvalsetError, match="counts from no date"):
-        read_graded(write(tmp_path / "d.jsonl", [row | {"started": 5} for row in rows(2)]))
+        read_graded_production(write(tmp_path / "d.jsonl", [row | {"started": 5} for row in rows(2)]))
 
 
 def test_what_users_said_grades_the_calls_of_the_ledger(tmp_path):
@@ -162,7 +162,7 @@ def test_what_users_said_grades_the_calls_of_the_ledger(tmp_path):
         open_engine(state),
     )
     with pytest.raises(ConfigError, match="0 traces have feedback"):
-        rated_calls(engine)
+        rated_production_calls(engine)
     names = [f.name for f in fields(LedgerRow)]
     plain = {n: "" for n in names} | {n: 0 for n in names if n.endswith(("tokens", "nanos", "ms", "attempt"))}
     given = {"tenant_id": "acme", "feature": "answer", "purpose": "product", "status": "ok"}
@@ -176,7 +176,7 @@ def test_what_users_said_grades_the_calls_of_the_ledger(tmp_path):
         feedback.record("t1", score, user_id=user, settings=settings)
     feedback.record("t2", 1, settings=settings)
     feedback.record("elsewhere", 0, settings=settings)
-    found = rated_calls(engine).sort("trace_id")
+    found = rated_production_calls(engine).sort("trace_id")
     engine.dispose()
     assert found.select("trace_id", "tenant", "grade", "grader").rows() == [
         ("t1", "acme", 0.0, "users"), ("t2", "acme", 1.0, "users"),
@@ -187,7 +187,7 @@ def test_what_users_said_grades_the_calls_of_the_ledger(tmp_path):
 def test_hostile_names_are_shown_as_text_in_table_and_figure(tmp_path):
     names = [evil("tenant-a"), evil("tenant-b")]
     found = [r | {"trace_id": f"{t}{r['trace_id']}", "tenant_id": t} for t in names for r in rows(40)]
-    groups = production_by_group(read_graded(write(tmp_path / "graded.jsonl", found)))
+    groups = production_by_group(read_graded_production(write(tmp_path / "graded.jsonl", found)))
     pages = (production_groups_table(groups, "").to_html(), weekly([w for g in groups for w in g.weeks]).to_html())
     for html in pages:
         assert "tenant-a" in html

@@ -25,7 +25,7 @@ from workbench.inference.messages import Response, Usage
 from workbench.inference.prices import load_prices
 from workbench.inference.recordings import Recordings
 from workbench.quality import feedback
-from workbench.quality.production import production_by_group, read_graded
+from workbench.quality.production import production_by_group, read_graded_production
 from workbench.quality.production_sheet import (
     draw_production_sheet,
     grade_production_sheet,
@@ -225,7 +225,7 @@ def test_the_graded_file_is_what_the_notebook_reads_and_failures_count_as_bad(en
     rows = lines(done.path)
     assert {"week", "feature", "tenant_id", "sample_weight", "grade", "grader", "source", "rubric"} <= rows[0].keys()
     assert {r["week"] for r in rows} == {"2026-06-01", "2026-06-08", "2026-06-15"}
-    graded = read_graded(done.path)
+    graded = read_graded_production(done.path)
     truth = np.mean([r["grade"] for r in rows])  # all were drawn
     assert 0.7 < truth < 0.8
     assert graded["grade"].mean() == pytest.approx(truth)

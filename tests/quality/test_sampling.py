@@ -14,9 +14,9 @@ from workbench.quality.sampling import (
     SamplingPlan,
     ledger_calls,
     sample_calls,
+    sample_trace_fraction,
+    sample_weighted_mean,
     sampling_strata_table,
-    trace_fraction,
-    weighted_mean,
 )
 from workbench.state import open_engine
 from workbench.telemetry.ledger import Ledger, LedgerRow
@@ -91,7 +91,7 @@ def test_of_no_calls_none_are_drawn():
 
 @given(st.text())
 def test_any_trace_has_a_place(trace_id):
-    assert 0 <= trace_fraction(trace_id) < 1
+    assert 0 <= sample_trace_fraction(trace_id) < 1
 
 
 def graded(frame: pl.DataFrame, rng) -> np.ndarray:
@@ -108,7 +108,7 @@ def coverage(runs: int, *, rate: float) -> tuple[float, float, float]:
         grade = graded(frame, np.random.default_rng(10_000 + run))
         found = sample_calls(frame.with_columns(grade=pl.Series(grade)), SamplingPlan(rate))
         values, weights = found["grade"].to_numpy(), found["sample_weight"].to_numpy()
-        w = weighted_mean(values, weights)
+        w = sample_weighted_mean(values, weights)
         inside += w.low <= grade.mean() <= w.high
         reach = 1.96 * values.std() / np.sqrt(len(values))
         plain += abs(values.mean() - grade.mean()) <= reach
@@ -132,14 +132,14 @@ def test_weighted_means_of_a_few_runs():
 
 
 def test_a_mean_of_everything_has_no_interval():
-    found = weighted_mean(np.array([1.0, 0, 1]), np.ones(3))
+    found = sample_weighted_mean(np.array([1.0, 0, 1]), np.ones(3))
     assert (found.low, found.mean, found.high, found.stands_for) == (found.mean, pytest.approx(2 / 3), found.mean, 3)
 
 
 @pytest.mark.parametrize(("values", "weights"), [([], []), ([1.0], [0.5]), ([np.nan], [1.0]), ([1.0, 0.0], [1.0])])
 def test_grades_that_cannot_be_weighted_are_refused(values, weights):
     with pytest.raises(ConfigError, match="weights of 1 or more"):
-        weighted_mean(np.array(values, float), np.array(weights, float))
+        sample_weighted_mean(np.array(values, float), np.array(weights, float))
 
 
 def test_a_plan_that_would_never_draw_is_refused():

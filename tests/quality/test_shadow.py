@@ -19,14 +19,14 @@ from workbench.cli import app
 from workbench.config import SystemClock
 from workbench.errors import ConfigError, EvalsetError, Rejected, Unavailable, UnknownPrice
 from workbench.inference.budgets import DEFAULT_BUDGETS, Budget, Budgets
-from workbench.inference.call_attempt import Books, worst_nanos
+from workbench.inference.call_attempt import Books, worst_attempt_nanos
 from workbench.inference.client import Client
 from workbench.inference.messages import CacheUse, Request, Response, ToolCall, Usage
 from workbench.inference.prices import load_prices
 from workbench.inference.rate_limits import RateLimit, RateLimiter
 from workbench.inference.recordings import Recordings
 from workbench.quality.judges import Judge
-from workbench.quality.sampling import trace_fraction
+from workbench.quality.sampling import sample_trace_fraction
 from workbench.quality.shadow import Shadow
 from workbench.quality.shadow_pairs import EXIT_CODES, ShadowEvidence, ShadowVerdict
 from workbench.routing.accepted_router import Routed
@@ -103,7 +103,7 @@ def test_drawn_calls_are_asked_again_and_written_down_as_a_shadows(any_engine):
     with attributed(tenant_id="acme", feature="search"):
         done = [client.complete(ASK, model=LIVE) for _ in range(30)]
     shadow.close()
-    drawn = {d.call_id for d in done if trace_fraction(d.call_id, "nano") < 0.4}
+    drawn = {d.call_id for d in done if sample_trace_fraction(d.call_id, "nano") < 0.4}
     assert 0 < len(drawn) < 30
     verdict, pairs = found_of(any_engine)
     assert {p.call_id for p in pairs} == drawn
@@ -221,7 +221,7 @@ def test_a_model_that_fails_is_cooled_down_for_the_shadow_alone(engine):
 
 
 def test_what_the_shadow_spends_is_its_own_and_never_above_its_budget(any_engine):
-    worst = worst_nanos(load_prices(), Request(OTHER, tuple(ASK)))
+    worst = worst_attempt_nanos(load_prices(), Request(OTHER, tuple(ASK)))
     shadow = shadow_of(budget_usd=1.3 * worst / 1e9)
     client = client_of(any_engine, shadow, budgets=[Budget(1.0, "day")])
     for _ in range(30):

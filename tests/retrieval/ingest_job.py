@@ -18,7 +18,7 @@ from workbench.orchestration.flows import Flows
 from workbench.orchestration.live_step import progress
 from workbench.orchestration.steps import flow, outside
 from workbench.retrieval.chunking import FixedTokens
-from workbench.retrieval.ingest import VectorCache, ingest
+from workbench.retrieval.ingest import IngestVectorCache, ingest
 from workbench.retrieval.store import open_table
 from workbench.testing import HashEmbedder, WordTokenizer
 
@@ -138,5 +138,5 @@ def clean(folder, n):
     """Table of one ingestion of the changed corpus that nobody disturbs."""
     store = open_table(folder / "store", "chunks", dimension=DIMENSION)
     ingest(store, corpus(n, changed=True), chunker=CHUNKER, tokenizer=WordTokenizer(),
-           embedder=HashEmbedder(DIMENSION), vectors=VectorCache(folder / "vectors.sqlite"))  # fmt: skip
+           embedder=HashEmbedder(DIMENSION), vectors=IngestVectorCache(folder / "vectors.sqlite"))  # fmt: skip
     return table(folder)

@@ -8,7 +8,13 @@ import pytest
 from tests.retrieval.tiny import CODES, HYBRID, TEXT, Furthest, open_bench
 from workbench.evaluation.gate import MIN_REBUILDS, rebuild_reach
 from workbench.retrieval.arms import STRATEGIES, make_arm
-from workbench.retrieval.ask_arms import arms_table, ask_all_arms, candidate_name, drop_twin_arms, spread_over_rebuilds
+from workbench.retrieval.ask_arms import (
+    arm_spread_over_rebuilds,
+    arms_table,
+    ask_all_arms,
+    candidate_name,
+    drop_twin_arms,
+)
 from workbench.retrieval.chunking import ByStructure
 from workbench.retrieval.filters import OneOf
 from workbench.retrieval.fitted_arms import fit_arms
@@ -180,7 +186,7 @@ def rebuilt(bench, dev):
         answered = ask_all_arms([arm], dev, searcher, depth=40).answers[arm.name]
         before = Counting.built
         options = {"answered": answered, "metric": "ndcg@10", "depth": 40, "rebuilds": rebuilds}
-        return spread_over_rebuilds(arm, dev, searcher, **options), Counting.built - before, searcher
+        return arm_spread_over_rebuilds(arm, dev, searcher, **options), Counting.built - before, searcher
 
     return measured
 
@@ -223,7 +229,7 @@ def test_a_build_that_answers_otherwise_than_the_first_is_no_probe_that_settles_
     searcher.prepare(graph := Arm("arm", Vector(HnswSq())))
     answered = ask_all_arms([graph], dev, searcher, depth=39).answers["arm"]
     options = {"answered": answered, "metric": "ndcg@10", "depth": 40, "rebuilds": MIN_REBUILDS}
-    mean, deviation = spread_over_rebuilds(graph, dev, searcher, **options)
+    mean, deviation = arm_spread_over_rebuilds(graph, dev, searcher, **options)
     assert mean == pytest.approx(mean_of_a_new_build(graph, dev, searcher))
     assert deviation == pytest.approx(0)
 

@@ -7,7 +7,7 @@ from workbench.errors import StoreError, TenantError
 from workbench.records import Document
 from workbench.retrieval.chunking import ByStructure, FixedTokens, WholeDocument
 from workbench.retrieval.filters import Equals
-from workbench.retrieval.ingest import IngestReport, VectorCache, ingest
+from workbench.retrieval.ingest import IngestReport, IngestVectorCache, ingest
 from workbench.retrieval.store import ChunkRow
 from workbench.testing import HashEmbedder, WordTokenizer
 
@@ -30,7 +30,7 @@ class Bench:
             "chunker": FixedTokens(16, 4),
             "tokenizer": WordTokenizer(),
             "embedder": EMBEDDER,
-            "vectors": VectorCache(folder / "vectors.sqlite"),
+            "vectors": IngestVectorCache(folder / "vectors.sqlite"),
             "batch": 30,
             **settings,
         }
@@ -183,7 +183,7 @@ def test_progress_counts_documents_to_do(bench):
 def test_how_far_embedding_is_within_one_commit_is_told_in_documents(bench, tmp_path):
     seen = []
     bench.ingest(
-        corpus(30), vectors=VectorCache(tmp_path / "others.sqlite", batch=8),
+        corpus(30), vectors=IngestVectorCache(tmp_path / "others.sqlite", batch=8),
         on_progress=lambda *far: seen.append(("written", *far)),
         on_embedded=lambda *far: seen.append(("embedded", *far)),
     )  # fmt: skip

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from workbench.errors import StoreError
-from workbench.retrieval.ingest import VectorCache
+from workbench.retrieval.ingest import IngestVectorCache
 from workbench.testing import HashEmbedder
 
 
@@ -31,7 +31,7 @@ TEXTS = [f"text {i}" for i in range(25)]
 
 @pytest.fixture
 def cache(tmp_path):
-    return VectorCache(tmp_path / "deep" / "vectors.sqlite", batch=10)
+    return IngestVectorCache(tmp_path / "deep" / "vectors.sqlite", batch=10)
 
 
 def test_vectors_are_those_of_the_embedder_in_order(cache):
@@ -47,7 +47,7 @@ def test_each_text_is_embedded_once(cache, tmp_path):
     embedder = Counting()
     assert cache.embed(TEXTS + TEXTS, embedder)[1] == 25
     assert embedder.batches == [10, 10, 5]
-    again = VectorCache(f"sqlite:///{tmp_path / 'deep' / 'vectors.sqlite'}")
+    again = IngestVectorCache(f"sqlite:///{tmp_path / 'deep' / 'vectors.sqlite'}")
     assert again.embed([*TEXTS, "new"], embedder)[1] == 1
 
 
@@ -91,7 +91,7 @@ def test_vectors_that_break_the_promise_are_not_kept(cache, answer):
 
 
 def _embed_all(path):
-    VectorCache(path, batch=3).embed(TEXTS, HashEmbedder(8))
+    IngestVectorCache(path, batch=3).embed(TEXTS, HashEmbedder(8))
 
 
 def test_several_processes_fill_one_cache(tmp_path):
@@ -103,7 +103,7 @@ def test_several_processes_fill_one_cache(tmp_path):
     for writer in writers:
         writer.join()
     assert [w.exitcode for w in writers] == [0, 0, 0]
-    vectors, embedded = VectorCache(path).embed(TEXTS, HashEmbedder(8))
+    vectors, embedded = IngestVectorCache(path).embed(TEXTS, HashEmbedder(8))
     assert embedded == 0
     assert np.array_equal(vectors, HashEmbedder(8).embed(TEXTS))
 
@@ -112,4 +112,4 @@ def test_file_that_is_no_database_is_a_clear_error(tmp_path):
     path = tmp_path / "vectors.sqlite"
     path.write_text("this is not a database, and long enough to be looked at" * 20)
     with pytest.raises(StoreError, match=r"cannot open the vectors in .*file is not a database"):
-        VectorCache(path)
+        IngestVectorCache(path)

@@ -12,7 +12,7 @@ from workbench.config import Settings
 from workbench.evaluation.finalists import Finalists
 from workbench.evaluation.fingerprint import build_parameters
 from workbench.records import Decision
-from workbench.retrieval.ask_arms import Scored
+from workbench.retrieval.ask_arms import ScoredArmAnswers
 from workbench.retrieval.index_kinds import IvfPq
 from workbench.retrieval.notebook import RetrievalExperiment, RetrievalParameters
 from workbench.retrieval.strategies import Vector
@@ -97,7 +97,9 @@ def project(root: Path) -> Settings:
     return settings
 
 
-def judge(bench: RetrievalExperiment, arms: list[Any]) -> tuple[Scored, Finalists, Scored, Decision]:
+def judge(
+    bench: RetrievalExperiment, arms: list[Any]
+) -> tuple[ScoredArmAnswers, Finalists, ScoredArmAnswers, Decision]:
     """Steps of the notebook from the prepared arms to the saved decision."""
     dev = bench.score(arms, "dev")
     finalists = bench.finalists(dev)

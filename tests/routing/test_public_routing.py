@@ -12,7 +12,7 @@ from workbench.errors import EvalsetError
 from workbench.evalset.imports.outcome_tables import OutcomeRepairs, import_outcomes
 from workbench.evalset.outcomes import Outcomes, load_outcomes
 from workbench.inference.embedding import load_embedder
-from workbench.retrieval.ingest import VectorCache
+from workbench.retrieval.ingest import IngestVectorCache
 from workbench.routing.curves import (
     aiq,
     cross_predict,
@@ -44,7 +44,7 @@ def routerbench(tmp_path_factory) -> Outcomes:
 def embedded(outcomes: Outcomes) -> Outcomes:
     found = load_settings()
     minilm = load_embedder("minilm", found)
-    vectors, _ = VectorCache(found.cache / "vectors.sqlite").embed(outcomes.requests.prompts, minilm)
+    vectors, _ = IngestVectorCache(found.cache / "vectors.sqlite").embed(outcomes.requests.prompts, minilm)
     return replace(outcomes, requests=replace(outcomes.requests, vectors=vectors))
 
 

@@ -5,17 +5,17 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from tests.benchmarks.bench_load import TENANTS, check_books, made_load, made_plan
-from workbench.evalset.workload import TrafficBurst, draw_traffic, numbered_topics
+from workbench.evalset.workload import WorkloadBurst, draw_workload, numbered_workload_topics
 from workbench.stack.load import send_load
 
 
 def drawn(plan):
-    return draw_traffic(numbered_topics(TENANTS, 30), plan)
+    return draw_workload(numbered_workload_topics(TENANTS, 30), plan)
 
 
 def test_arrivals_are_the_same_again_and_bursts_come_when_the_plan_says():
     start = datetime(2026, 11, 5, 10, tzinfo=UTC)
-    plan = replace(made_plan(2000), bursts=(TrafficBurst(start, 10, 0.25, "tenant-3"),))
+    plan = replace(made_plan(2000), bursts=(WorkloadBurst(start, 10, 0.25, "tenant-3"),))
     rows = drawn(plan)
     assert rows == drawn(plan)
     assert rows != drawn(replace(plan, seed=2))
@@ -32,7 +32,7 @@ def test_arrivals_are_the_same_again_and_bursts_come_when_the_plan_says():
 
 def test_no_budget_is_overspent_and_no_row_is_lost(state_url):
     load = made_load(state_url, 300)
-    burst = TrafficBurst(datetime(2026, 11, 5, 10, tzinfo=UTC), 5, 0.5)
+    burst = WorkloadBurst(datetime(2026, 11, 5, 10, tzinfo=UTC), 5, 0.5)
     load.requests = drawn(replace(made_plan(300), bursts=(burst,)))
     report = send_load(load.client, load.requests, model="local/smollm2-135m")
     check_books(load, report)

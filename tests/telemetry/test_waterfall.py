@@ -172,7 +172,7 @@ def test_bars_tell_their_times_to_a_screen_reader_and_depth_is_spoken() -> None:
 def test_whom_a_span_worked_for_is_shown_only_where_it_differs() -> None:
     judge = span(9, 1, "chat judge", 1, 1, attributes={"wb.purpose": "judge"})
     top = sample()[-1]
-    facts = [pair for part in span_parts.span_parts(judge, top) if part.kind == "facts" for pair in part.pairs]
+    facts = [pair for part in span_parts.waterfall_parts(judge, top) if part.kind == "facts" for pair in part.pairs]
     assert facts == [("purpose", "judge")]
 
 

@@ -19,7 +19,7 @@ from workbench.caching.scope_index import ScopeIndex
 from workbench.caching.verifiers import FAILED, MOST_WAITING, Later, PutOffCheck, Verdict, Verifier, WaitingChecks
 from workbench.config import Clock, Settings, SystemClock
 from workbench.errors import ConfigError, ProviderError, WorkbenchError
-from workbench.inference.embedding import Embedder, unread_text_share, unread_texts
+from workbench.inference.embedding import Embedder, unread_by_embedder, unread_share_of_embedder
 from workbench.inference.messages import CacheHit, CacheUse, Request, Response
 from workbench.records import content_hash
 from workbench.state import open_engine
@@ -86,9 +86,9 @@ class SemanticCache(_KeptCache):
     As in `workbench.caching.stream_replay.replay_stream`: the same text is served; otherwise the nearest question,
     where its cosine is at least ``threshold`` and neither guard nor verifier objects. Another case or other blanks can
     change a meaning (``%M`` and ``%m``) and are another text. A hit inserts nothing, and `keep` inserts after a miss.
-    A text of which the encoder cannot read a piece, or a third (`workbench.inference.embedding.unread_texts`), is near
-    no other: of such texts repeats alone are served. A follow-up ("and in pyarrow?") is served after the same turns
-    alone.
+    A text of which the encoder cannot read a piece, or a third (`workbench.inference.embedding.unread_by_embedder`), is
+    near no other: of such texts repeats alone are served. A follow-up ("and in pyarrow?") is served after the same
+    turns alone.
 
     Parameters
     ----------
@@ -196,8 +196,8 @@ class SemanticCache(_KeptCache):
             return ""
         if intent_lacks_turns(request, use, intent):
             return "a question that needs earlier turns, which are not part of the key"
-        if unread_texts(self._embedder, [intent], strict=True)[0]:
-            share = unread_text_share(self._embedder, [intent])[0]
+        if unread_by_embedder(self._embedder, [intent], strict=True)[0]:
+            share = unread_share_of_embedder(self._embedder, [intent])[0]
             return f"{UNREAD}: {share:.0%} of its characters"
         return ""
 
@@ -323,7 +323,7 @@ class SemanticCache(_KeptCache):
         return vector
 
     def _embed_anew(self, intent: str) -> Vector:
-        if unread_texts(self._embedder, [intent], strict=True)[0]:
+        if unread_by_embedder(self._embedder, [intent], strict=True)[0]:
             return np.zeros(self._embedder.dimension, np.float32)
         vector: Vector = self._embedder.embed([intent])[0].astype(np.float32)
         if not is_stored_unit_vector(vector.tobytes(), self._embedder.dimension):

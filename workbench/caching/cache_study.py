@@ -20,7 +20,7 @@ from workbench.evaluation.fingerprint import SEED
 from workbench.evaluation.flip_points import CALL, FALSE_HIT
 from workbench.evaluation.run_summary import MAX_CASES, ItemCase, Regressions, ScoredArms, SliceRow, slice_rows
 from workbench.inference.embedding import check_embedder
-from workbench.inference.prices import PriceTable, embed_query
+from workbench.inference.prices import PriceTable, price_of_query_embedding
 from workbench.records import Decision
 from workbench.rendering.table import Shown, Table
 
@@ -275,12 +275,12 @@ class CacheStudy:
         Looking up in memory is far below the embedding and left out.
         """
         p = self.parameters
-        embedding = self.prices.cost_usd([embed_query(p.embedder)]) if arm.kind == "semantic" else 0.0
+        embedding = self.prices.cost_usd([price_of_query_embedding(p.embedder)]) if arm.kind == "semantic" else 0.0
         checks = check_rate * arm.verifier.usd_per_check if arm.verifier else 0.0
         return 1000 * ((1 - hit_rate) * p.call_usd + embedding + checks + error_rate * p.false_hit_usd)
 
     def amounts(self, result: CacheResult) -> dict[str, float]:
         """What 1,000 requests use of each thing that has a price, as `cost` counts it."""
-        embedding = self.prices.amounts([embed_query(self.parameters.embedder)])
+        embedding = self.prices.amounts([price_of_query_embedding(self.parameters.embedder)])
         done = {name: 1000 * n for name, n in embedding.items()} if result.arm.kind == "semantic" else {}
         return {CALL: 1000 * (1 - result.hit_rate), FALSE_HIT: 1000 * result.error_rate} | done

@@ -106,9 +106,9 @@ def _verifier_feature_row(
     raw_b = [w for w in b.words if root_of(w) not in a.stems]
     cosine = float(known[asked] @ known[cached])
     size, (fewer, more) = max(len(a.roots), len(b.roots), 1), sorted((len(rest_a), len(rest_b)))
-    in_rest = _nearest_word_cosines(rest_a, rest_b, known) + _nearest_word_cosines(rest_b, rest_a, known)
-    near = _nearest_word_cosines(rest_a, b.roots, known) + _nearest_word_cosines(rest_b, a.roots, known)
-    raw = _nearest_word_cosines(raw_a, b.words, known) + _nearest_word_cosines(raw_b, a.words, known)
+    in_rest = _verifier_word_cosines(rest_a, rest_b, known) + _verifier_word_cosines(rest_b, rest_a, known)
+    near = _verifier_word_cosines(rest_a, b.roots, known) + _verifier_word_cosines(rest_b, a.roots, known)
+    raw = _verifier_word_cosines(raw_a, b.words, known) + _verifier_word_cosines(raw_b, a.words, known)
     lost, share_raw = sum(1 - x for x in near) / 2, max(len(raw_a), len(raw_b)) / max(len(a.words), len(b.words), 1)
     listed = _parts()
     sets = [(frozenset(t.words), t) for t in (a, b)]
@@ -122,13 +122,13 @@ def _verifier_feature_row(
     told = {objection.partition(":")[0] for objection in EVERY_CHECK.explain(asked, cached)}
     return [
         cosine, more / size, fewer / size, min(fewer, 4), min(more, 6),
-        _mean_word_cosine(rest_a, rest_b, known), _mean_word_cosine(raw_a, raw_b, known),
-        _mean_word_cosine(a.roots, b.roots, known),
+        _verifier_mean_cosine(rest_a, rest_b, known), _verifier_mean_cosine(raw_a, raw_b, known),
+        _verifier_mean_cosine(a.roots, b.roots, known),
         share_raw, min(in_rest, default=1.0), min(near, default=1.0), sum(near) / len(near) if near else 1.0,
         lost, lost / size, sum(1 - x for x in raw) / 2,
         len(a.trigrams & b.trigrams) / max(len(a.trigrams | b.trigrams), 1),
         min((1 - cosine) / (share_raw + 0.05), 3.0),
-        _turned_word_pairs(a, b), abs(np.log((len(a.roots) + 1) / (len(b.roots) + 1))), np.log(size),
+        _verifier_turned_words(a, b), abs(np.log((len(a.roots) + 1) / (len(b.roots) + 1))), np.log(size),
         min(len(scope[0]) + len(scope[1]), 5), bool(scope[0]) != bool(scope[1]),
         min(len(named[0]) + len(named[1]), 4), bool(named[0] and named[1]), numbers[0] != numbers[1],
         asks[0] != asks[1], bool(asks[0] - asks[1] and asks[1] - asks[0]), len((all_a ^ all_b) & prepositions),
@@ -136,7 +136,7 @@ def _verifier_feature_row(
     ]  # fmt: skip
 
 
-def _nearest_word_cosines(
+def _verifier_word_cosines(
     words: Sequence[str], others: Sequence[str], known: Mapping[str, npt.NDArray[np.float32]]
 ) -> list[float]:
     """Cosine of each word to the nearest of the others, 0 where there is none."""
@@ -148,7 +148,7 @@ def _nearest_word_cosines(
     return [float(x) for x in found.max(1)]
 
 
-def _mean_word_cosine(a: Sequence[str], b: Sequence[str], known: Mapping[str, npt.NDArray[np.float32]]) -> float:
+def _verifier_mean_cosine(a: Sequence[str], b: Sequence[str], known: Mapping[str, npt.NDArray[np.float32]]) -> float:
     if not a or not b:
         return 0.0 if a or b else 1.0
     one, other = (np.sum([known[w] for w in words], axis=0) for words in (a, b))
@@ -156,7 +156,7 @@ def _mean_word_cosine(a: Sequence[str], b: Sequence[str], known: Mapping[str, np
     return float(one @ other) / length if length else 0.0
 
 
-def _turned_word_pairs(a: _VerifierText, b: _VerifierText) -> float:
+def _verifier_turned_words(a: _VerifierText, b: _VerifierText) -> float:
     """Share of pairs of shared words that stand in another order."""
     place = {root: i for i, root in reversed(list(enumerate(b.roots)))}
     shared = [root for root in dict.fromkeys(a.roots) if root in place]
@@ -165,7 +165,7 @@ def _turned_word_pairs(a: _VerifierText, b: _VerifierText) -> float:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Trees:
+class VerifierTrees:
     """Boosted trees of one depth as plain numbers, a row a tree, and the logistic curve behind them."""
 
     base: float
@@ -228,7 +228,7 @@ class FittedVerifier:
 
     encoder_id: str
     least: float
-    trees: Trees
+    trees: VerifierTrees
 
     def probabilities(self, pairs: Sequence[TextPair], vectors: Vectors) -> Array:
         """Chance that each pair (asked, cached) may share an answer."""
@@ -236,7 +236,7 @@ class FittedVerifier:
 
     def save(self) -> dict[str, Any]:
         """Plain JSON values."""
-        trees = {f.name: getattr(self.trees, f.name) for f in fields(Trees) if f.init}
+        trees = {f.name: getattr(self.trees, f.name) for f in fields(VerifierTrees) if f.init}
         told = {"encoder_id": self.encoder_id, "least": self.least, "features": list(FEATURES)}
         return told | {"rules": rules_sha256(), "trees": trees}
 
@@ -252,7 +252,7 @@ class FittedVerifier:
         try:
             if tuple(raw["features"]) != FEATURES or raw["rules"] != rules_sha256():
                 raise ValueError("it reads other features, or what other rules of the guard say")
-            return cls(str(raw["encoder_id"]), float(raw["least"]), Trees(**raw["trees"]))
+            return cls(str(raw["encoder_id"]), float(raw["least"]), VerifierTrees(**raw["trees"]))
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"not a fitted verifier this version reads: {error!r}") from error
 
@@ -305,7 +305,7 @@ def made_pairs(n: int = MADE, seed: int = 0) -> list[MadePair]:
         if not fits.get(kind, True):
             continue
         other: dict[str, Any] = {"stem": stem, "thing": thing, "x": x, "y": y, "scope": scope}
-        other |= _changed_question(kind, other, rng, mine, topics, topic, names, parts["scopes"])
+        other |= _made_changed_question(kind, other, rng, mine, topics, topic, names, parts["scopes"])
         wording = (rng.randrange(12), rng.randrange(8))
         second = tuple(w if rng.random() < 0.5 else rng.randrange(12) for w in wording)
         front = rng.random() < 0.2
@@ -318,7 +318,7 @@ def made_pairs(n: int = MADE, seed: int = 0) -> list[MadePair]:
     return out
 
 
-def _changed_question(
+def _made_changed_question(
     kind: str, now: Mapping[str, Any], rng: Random, stems: Any, topics: Any, topic: str, names: Any, scopes: Any
 ) -> dict[str, Any]:
     """What the second question has instead."""
@@ -410,7 +410,7 @@ def fit_verifier(
     x, scores = verifier_features(texts, vectors), np.zeros(len(same))
     held_out = []
     for k in range(FOLDS):
-        trees = Trees.fit(x[fold != k], same[fold != k], weight[fold != k])
+        trees = VerifierTrees.fit(x[fold != k], same[fold != k], weight[fold != k])
         scores[fold == k] = trees.scores(x[fold == k])
         held_out.append(trees)
     slope, offset = _fit_probability_curve(scores, same)
@@ -420,20 +420,20 @@ def fit_verifier(
     open_to = [(p, c) for p, c in traps if guard is None or guard.allows(p.query_b, p.query_a)]
     of_dev = np.array([c for _, c in open_to])
     grave = max((c for p, c in open_to if p.kind in GRAVE and limit.share is not None), default=0.0)
-    least = _least_probability(
+    least = _least_verifier_probability(
         chance[(same == 0) & labelled], of_dev, limit.most(len(traps)), (limit.share or DEFAULT_SHARE) / 2
     )
     least = max(least, round(grave + 0.001, 3))
-    every = [_trees_behind_curve(trees, slope, offset) for trees in (Trees.fit(x, same, weight), *held_out)]
+    every = [_trees_behind_curve(trees, slope, offset) for trees in (VerifierTrees.fit(x, same, weight), *held_out)]
     final, *rest = (FittedVerifier(encoder_id, least, trees) for trees in every)
     fold_of = {text: order[p.cluster] for p in dev for text in (p.query_a, p.query_b)}
     return VerifierFit(final, tuple(rest), fold_of)
 
 
-def _trees_behind_curve(trees: Trees, slope: float, offset: float) -> Trees:
+def _trees_behind_curve(trees: VerifierTrees, slope: float, offset: float) -> VerifierTrees:
     """The same trees behind another logistic curve."""
-    parts = {f.name: getattr(trees, f.name) for f in fields(Trees) if f.init}
-    return Trees(**(parts | {"slope": round(slope, 5), "offset": round(offset, 5)}))
+    parts = {f.name: getattr(trees, f.name) for f in fields(VerifierTrees) if f.init}
+    return VerifierTrees(**(parts | {"slope": round(slope, 5), "offset": round(offset, 5)}))
 
 
 def _fit_probability_curve(scores: Array, same: Array) -> tuple[float, float]:
@@ -443,7 +443,7 @@ def _fit_probability_curve(scores: Array, same: Array) -> tuple[float, float]:
     return float(found.coef_[0, 0]), float(found.intercept_[0])
 
 
-def _least_probability(wrong: Array, of_dev: Array, most: int, share: float) -> float:
+def _least_verifier_probability(wrong: Array, of_dev: Array, most: int, share: float) -> float:
     """Lowest probability at which at most ``share`` of the wrong ones, and at most so many of dev, are served."""
     for step in range(50, 1000):
         least = step / 1000
@@ -460,12 +460,12 @@ def _pairs_in_other_dress(dev: Sequence[Pair]) -> list[Further]:
     rng, around = Random(1), _parts()["around"]
     texts = sorted({(t, p.cluster) for p in dev for t in (p.query_a, p.query_b)})
     return [
-        (_mistyped_text(_dressed_question(t, rng, around), rng), _dressed_question(t, rng, around), family, True)
+        (_mistyped_dev_text(_dressed_question(t, rng, around), rng), _dressed_question(t, rng, around), family, True)
         for t, family in texts
     ]
 
 
-def _mistyped_text(text: str, rng: Random) -> str:
+def _mistyped_dev_text(text: str, rng: Random) -> str:
     """Text in which one long word lacks a letter, half of the time."""
     words = text.split(" ")
     long = [i for i, word in enumerate(words) if len(word) > 5 and word.isalpha()]

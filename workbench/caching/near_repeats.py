@@ -25,9 +25,9 @@ from workbench.errors import EvalsetError
 from workbench.evalset.folder import Tell, writing_evalset_files
 from workbench.evalset.gates import default_gate_policy, scan_gates
 from workbench.evalset.imports.pairs_and_streams import DEV_ONE_IN, PAIR_SHEET, Key, filled_pairs, unordered_pair
-from workbench.evalset.traffic import Pair, RequestStream, load_pairs, load_stream
+from workbench.evalset.traffic import Pair, RequestStream, load_traffic_pairs, load_traffic_stream
 from workbench.evaluation.compare import spent_confidence
-from workbench.inference.embedding import Embedder, load_embedder, unread_texts
+from workbench.inference.embedding import Embedder, load_embedder, unread_by_embedder
 from workbench.records import content_hash
 from workbench.rendering.progress import waiting
 from workbench.retrieval.ingest import eval_vectors
@@ -61,7 +61,7 @@ class NearPair:
 
 
 @dataclass(frozen=True, slots=True)
-class LabellingWorth:
+class NearRepeatsWorth:
     """From which cosine labels are worth their while.
 
     Attributes
@@ -102,7 +102,7 @@ def draw_near_repeats(
     tell : callable
         Takes lines: near repeats by band, and how many pairs are worth a label.
     least : float, optional
-        Cosine from which pairs are drawn; by default that of `LabellingWorth`, and none where no certificate is in
+        Cosine from which pairs are drawn; by default that of `NearRepeatsWorth`, and none where no certificate is in
         reach.
     parameters : CachingParameters, optional
         Whose embedder and warm-up count; those of the notebook by default.
@@ -115,7 +115,7 @@ def draw_near_repeats(
         If there is no stream, or a sheet holds labels that are not imported yet.
     """
     p, sheet = parameters or CachingParameters(), folder / PAIR_SHEET
-    stream, (pairs, _) = load_stream(folder), load_pairs(folder)
+    stream, (pairs, _) = load_traffic_stream(folder), load_traffic_pairs(folder)
     if stream.synthetic:
         raise EvalsetError(f"{folder} has made-up traffic, which knows its answers; labels are for a stream.parquet")
     labelled = {unordered_pair(pair.tenant_id, pair.query_a, pair.query_b): pair.same_answer for pair in pairs}
@@ -132,11 +132,11 @@ def draw_near_repeats(
     policy = scan_gates(folder / "gates.toml")[0].get("caching") or default_gate_policy("caching")
     each = 1 - (1 - policy.confidence) / WAYS
     with waiting("thresholds tried"):
-        worth = labelling_worth(stream, found, differ, p.warmup, alpha=policy.alpha, confidence=each)
-    parts = stream_parts_told(len(stream), p.warmup)
+        worth = near_repeats_worth(stream, found, differ, p.warmup, alpha=policy.alpha, confidence=each)
+    parts = near_repeats_stream_told(len(stream), p.warmup)
     for line in (
         *_near_bands_told(near, open_pairs, pairs),
-        *_labelling_worth_told(worth, open_pairs, policy.alpha, parts),
+        *_near_repeats_worth_told(worth, open_pairs, policy.alpha, parts),
     ):
         tell(line)
     if (start := worth.least if least is None else least) is None:
@@ -158,7 +158,7 @@ def draw_near_repeats(
 
 def _near_repeat_vectors(texts: Sequence[str], embedder: Embedder, settings: Settings) -> npt.NDArray[np.float32]:
     vectors = eval_vectors(texts, embedder, settings.cache, label="requests")
-    vectors[unread_texts(embedder, texts, strict=True)] = 0  # near nothing, as in the cache
+    vectors[unread_by_embedder(embedder, texts, strict=True)] = 0  # near nothing, as in the cache
     return vectors
 
 
@@ -228,9 +228,9 @@ def near_pairs(stream: RequestStream, found: ShadowHits) -> list[NearPair]:
     return sorted(out, key=lambda pair: (-pair.cosine, pair.key))
 
 
-def labelling_worth(
+def near_repeats_worth(
     stream: RequestStream, found: ShadowHits, differ: Collection[Key], warmup: int, *, alpha: float, confidence: float
-) -> LabellingWorth:
+) -> NearRepeatsWorth:
     """Try one cosine after the other, the highest first, as if every near repeat were right that is not in ``differ``.
 
     What would share an answer would be one family too, as in a stream that is labelled.
@@ -256,10 +256,10 @@ def labelling_worth(
                 count_hits(near[part], wrong[part], families.codes()[part], grid), alpha, confidence
             )
             if certificate.certified:
-                return LabellingWorth(float(least), certificate.hits, certificate.clusters, "")
+                return NearRepeatsWorth(float(least), certificate.hits, certificate.clusters, "")
             best = max(best or certificate, certificate, key=lambda each: each.effective_clusters)
     hits = int(np.isfinite(near[part]).sum())
-    return LabellingWorth(None, hits, best.clusters, best.note) if best else LabellingWorth(None, hits, 0, "")
+    return NearRepeatsWorth(None, hits, best.clusters, best.note) if best else NearRepeatsWorth(None, hits, 0, "")
 
 
 class NearFamilies:
@@ -327,10 +327,10 @@ def _near_bands_told(near: Sequence[NearPair], left: Sequence[NearPair], pairs: 
             yield f"cosine from {low:g} {upper}: {told}; {served:,} requests would be served by them"
 
 
-def stream_parts_told(n: int, warmup: int) -> str:
+def near_repeats_stream_told(n: int, warmup: int) -> str:
     """Say what the requests of a stream are for, and what a smaller warm-up would change.
 
-    >>> stream_parts_told(600, 500)
+    >>> near_repeats_stream_told(600, 500)
     'of 600 requests, 500 only fill the cache (--warmup, and -p warmup of 03_caching), 50 calibrate, 50 test'
     """
     filling, rest = min(warmup, n), max(n - warmup, 0)
@@ -338,7 +338,9 @@ def stream_parts_told(n: int, warmup: int) -> str:
     return f"of {n:,} requests, {fills}, {rest // 2:,} calibrate, {rest - rest // 2:,} test"
 
 
-def _labelling_worth_told(worth: LabellingWorth, left: Sequence[NearPair], alpha: float, parts: str) -> Iterator[str]:
+def _near_repeats_worth_told(
+    worth: NearRepeatsWorth, left: Sequence[NearPair], alpha: float, parts: str
+) -> Iterator[str]:
     """How many labels are worth their while, or why none is."""
     asked = f"a certificate of at most {alpha:.2%} wrong"
     if worth.least is None:

@@ -53,17 +53,17 @@ from workbench.caching.verifiers import (
 )
 from workbench.config import Settings
 from workbench.errors import ConfigError
-from workbench.evalset.traffic import load_pairs, load_stream
+from workbench.evalset.traffic import load_traffic_pairs, load_traffic_stream
 from workbench.evaluation.compare import spent_confidence
 from workbench.evaluation.decision import decide
 from workbench.evaluation.experiment import MONEY_SHOWN
-from workbench.evaluation.fingerprint import encoder_inputs
+from workbench.evaluation.fingerprint import fingerprint_of_encoder
 from workbench.evaluation.flip_points import CALL, FALSE_HIT
 from workbench.evaluation.run_summary import Summary, is_default
 from workbench.inference.batch import estimate_batch
 from workbench.inference.client import Client
-from workbench.inference.embedding import Embedder, load_embedder, unread_texts
-from workbench.inference.prices import embed_query
+from workbench.inference.embedding import Embedder, load_embedder, unread_by_embedder
+from workbench.inference.prices import price_of_query_embedding
 from workbench.inference.recordings import FOLDER, Recordings
 from workbench.records import Decision, Rule, file_hash
 from workbench.rendering.progress import Progress, waiting
@@ -134,14 +134,17 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
         self._callables = {
             x: load_callable_verifier(x, self.settings) for x in self._asked if "@" in x and not x.startswith(MODEL)
         }
-        self._stream, (self._pairs, self._pairs_sha256) = load_stream(evalset.path), load_pairs(evalset.path)
+        self._stream, (self._pairs, self._pairs_sha256) = (
+            load_traffic_stream(evalset.path),
+            load_traffic_pairs(evalset.path),
+        )
         if self._stream.synthetic:
             self.evalset = replace(evalset, synthetic=True, notes=(*evalset.notes, SYNTHETIC))
         if len(self._stream) - p.warmup < 2:
             raise ConfigError(f"warmup {p.warmup} leaves nothing of {len(self._stream)} requests to judge")
         if self.policy.metric != METRIC or self.policy.floor is not None:
             raise ConfigError(f"[caching] in gates.toml goes by {METRIC} and alpha; leave out metric and floor")
-        self.prices.cost_usd([embed_query(p.embedder)])  # refused before an encoder is paid
+        self.prices.cost_usd([price_of_query_embedding(p.embedder)])  # refused before an encoder is paid
         for name in self._asked:
             if name.startswith(MODEL):
                 self._refuse_unasked(name)
@@ -166,15 +169,15 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
         p = self.parameters
         self.embedder = self._encoder or load_embedder(p.embedder, self.settings)
         asked = self._stream.queries
-        blind = np.flatnonzero(unread_texts(self.embedder, asked, strict=True)).tolist()
+        blind = np.flatnonzero(unread_by_embedder(self.embedder, asked, strict=True)).tolist()
         for told, places in ((UNREAD, blind), (FOLLOW_UPS, sorted(self._stream.follow_ups))):
             if places:
                 note = told.format(len(places), len(asked), asked[places[0]][:60])
                 self.evalset = replace(self.evalset, notes=(*self.evalset.notes, note))
         guarded = {"guard": self.guard.sha256((x.query_b, x.query_a) for x in self._pairs)} if self.guard else {}
         read = {"stream": self._stream.sha256, "pairs": self._pairs_sha256}
-        rates = self.prices.rate_inputs([embed_query(p.embedder)])
-        return {**read, **encoder_inputs(self.embedder), **rates, **guarded, **self._verifier_inputs()}
+        rates = self.prices.rate_inputs([price_of_query_embedding(p.embedder)])
+        return {**read, **fingerprint_of_encoder(self.embedder), **rates, **guarded, **self._verifier_inputs()}
 
     def _verifier_inputs(self) -> Mapping[str, str]:
         """What the verifiers rest on beside pairs and prices."""
@@ -228,7 +231,9 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
         families = {x.cluster: fit.fold_of[x.query_a] for x in self._pairs if x.split == "dev"}
         asked = zip(self._stream.queries, self._stream.clusters, strict=True)
         folds = {text: families[cluster] for text, cluster in asked if cluster in families}
-        usd = self.prices.cost_usd([embed_query(p.embedder)])  # the words of a question are embedded as one text is
+        usd = self.prices.cost_usd(
+            [price_of_query_embedding(p.embedder)]
+        )  # the words of a question are embedded as one text is
         return FittedCheck(fit.verifier, self._vectors, usd, fit, folds)
 
     def _vectors(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
@@ -435,5 +440,5 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
 
     def _embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         vectors = eval_vectors(texts, self.embedder, self.settings.cache, label="questions")
-        vectors[unread_texts(self.embedder, texts, strict=True)] = 0  # near nothing, as in the cache
+        vectors[unread_by_embedder(self.embedder, texts, strict=True)] = 0  # near nothing, as in the cache
         return vectors

@@ -22,10 +22,10 @@ def models_command(context: typer.Context) -> None:
     """List the local models: what they cost, under which licence, from where, and whether they are on disk."""
     if context.invoked_subcommand is None:
         from workbench.inference.prices import project_prices
-        from workbench.inference.weights import models_table
+        from workbench.inference.weights import weights_table
 
         settings = load_settings()
-        typer.echo(models_table(settings.cache / "weights", project_prices(settings.root)).to_text())
+        typer.echo(weights_table(settings.cache / "weights", project_prices(settings.root)).to_text())
 
 
 @models_app.command("fetch")

@@ -58,7 +58,7 @@ def new_command(
         questions_query=questions_query,
         settings=settings,
     )
-    own.tell_understood(understood, say)
+    own.tell_new_evalset(understood, say)
     out = settings.evalsets / name
     if dry_run or (not yes and sys.stdin.isatty() and not typer.confirm(f"Write {out}?", default=True)):
         say("nothing was written")

@@ -146,9 +146,9 @@ def record_feedback_command(
 def collect_candidates_command(evalset: _Evalset) -> None:
     """Make a candidate of every thumbs-down that is none yet."""
     from workbench.config import load_settings
-    from workbench.quality.feedback import collect_candidates
+    from workbench.quality.feedback import collect_feedback_candidates
 
-    new, lost = collect_candidates(evalset, load_settings())
+    new, lost = collect_feedback_candidates(evalset, load_settings())
     typer.echo(f"{new} new candidates" + (f"; {len(lost)} traces are not stored any more" if lost else ""))
 
 
@@ -159,10 +159,12 @@ def list_candidates_command(
     """Show the candidates that wait for a person."""
     from workbench.config import load_settings
     from workbench.evalset.evalset import find_evalset
-    from workbench.quality.feedback import candidates_table, load_candidates
+    from workbench.quality.feedback import feedback_candidates_table, load_feedback_candidates
 
-    found = [c for c in load_candidates(find_evalset(evalset, load_settings())) if everything or c.status == "open"]
-    typer.echo(candidates_table(found).to_text() if found else "no candidate waits")
+    found = [
+        c for c in load_feedback_candidates(find_evalset(evalset, load_settings())) if everything or c.status == "open"
+    ]
+    typer.echo(feedback_candidates_table(found).to_text() if found else "no candidate waits")
 
 
 @feedback_app.command("approve")
@@ -178,9 +180,9 @@ def approve_candidate_command(
 ) -> None:
     """Add a candidate to the questions of dev, with who approved it and its trace."""
     from workbench.config import load_settings
-    from workbench.quality.feedback import approve_candidate
+    from workbench.quality.feedback import approve_feedback_candidate
 
-    done = approve_candidate(
+    done = approve_feedback_candidate(
         evalset, candidate, load_settings(), by=by, relevant=relevant or (), accept=accept or (), reference=reference,
         question=question, cluster=cluster,
     )  # fmt: skip
@@ -193,9 +195,11 @@ def reject_candidate_command(
 ) -> None:
     """Close a candidate for good."""
     from workbench.config import load_settings
-    from workbench.quality.feedback import reject_candidate
+    from workbench.quality.feedback import reject_feedback_candidate
 
-    typer.echo(f"rejected: {reject_candidate(evalset, candidate, load_settings(), by=by, reason=reason).candidate_id}")
+    typer.echo(
+        f"rejected: {reject_feedback_candidate(evalset, candidate, load_settings(), by=by, reason=reason).candidate_id}"
+    )
 
 
 shadow_app = typer.Typer(no_args_is_help=True, help="Say what challengers beside the live calls have shown so far.")

@@ -9,21 +9,21 @@ from workbench.config import Settings
 from workbench.errors import Defect, EvalsetError
 from workbench.evalset.echoes import find_echoes
 from workbench.evalset.evalset import find_evalset, split_qrels
-from workbench.evalset.findings import Finding, find_defects, finding_of_query
+from workbench.evalset.findings import Finding, find_findings, finding_of_query
 from workbench.evalset.folder import EvalsetContents, read_evalset_folder
 from workbench.evalset.follow_ups import needs_turns
 from workbench.evalset.outcomes import FILE, load_outcomes
 from workbench.evalset.texts import foreign_letter_share, is_latin, spaceless
-from workbench.evalset.traffic import load_stream
-from workbench.evalset.workload import read_traffic_plan
+from workbench.evalset.traffic import load_traffic_stream
+from workbench.evalset.workload import read_workload_plan
 from workbench.rendering.progress import waiting
 
 
 def check_evalset(path: str | Path, settings: Settings, *, echoes: bool = True) -> list[Finding]:
     """All findings of an evalset, by file and line; an empty list means that none was found.
 
-    Those of `workbench.evalset.findings.find_defects`, whose errors every notebook refuses before work starts; what the
-    routing and the caching notebook refuse of ``outcomes.parquet``, ``stream.parquet`` and ``traffic.toml``, which
+    Those of `workbench.evalset.findings.find_findings`, whose errors every notebook refuses before work starts; what
+    the routing and the caching notebook refuse of ``outcomes.parquet``, ``stream.parquet`` and ``traffic.toml``, which
     they alone read; and more warnings: questions in a script that encoders of English or full text do not read, or that
     need earlier turns, and questions that repeat a relevant document, `ECHO_WORDS` words in a row of
     its title or first line, or ROUGE-L precision and recall of at least `ECHO_ROUGE` against the first line.
@@ -41,7 +41,7 @@ def check_evalset(path: str | Path, settings: Settings, *, echoes: bool = True) 
     splits, _ = split_qrels(contents, seed=0)
     with waiting(f"looking for defects of {folder.name}"):
         findings = [
-            *find_defects(contents, splits),
+            *find_findings(contents, splits),
             *_findings_of_notebooks(folder),
             *_questions_hard_to_read(contents),
         ]
@@ -92,8 +92,8 @@ def _findings_of_notebooks(folder: Path) -> Iterator[Finding]:
     """What one notebook refuses of the file that it alone reads, by the same reader."""
     readers: dict[str, Callable[[], Any]] = {
         FILE: lambda: load_outcomes(folder),
-        "stream.parquet": lambda: load_stream(folder),
-        "traffic.toml": lambda: read_traffic_plan(folder / "traffic.toml"),
+        "stream.parquet": lambda: load_traffic_stream(folder),
+        "traffic.toml": lambda: read_workload_plan(folder / "traffic.toml"),
     }
     for name, read in readers.items():
         if (path := folder / name).is_file():

@@ -83,7 +83,7 @@ def build_corpus(folder: Path, settings: Settings) -> list[Document]:
         released = recipe.get("released", {}).get(library, {})
         with waiting(f"{folder.name}: documents of {library} {version}"):
             rows = _read_corpus_library(library, version, settings)
-        documents += [_docstring_document(library, version, raw, released) for raw in rows]
+        documents += [_corpus_docstring_document(library, version, raw, released) for raw in rows]
     return sorted(documents, key=lambda d: d.doc_id)
 
 
@@ -150,7 +150,7 @@ def _install_corpus_library(library: str, version: str, settings: Settings) -> P
     return target
 
 
-def _docstring_document(library: str, version: str, raw: dict[str, Any], released: dict[str, str]) -> Document:
+def _corpus_docstring_document(library: str, version: str, raw: dict[str, Any], released: dict[str, str]) -> Document:
     month = _library_release_month(raw["added"], released) or _library_release_month(version, released)
     if month is None:
         raise EvalsetError(f"corpus.toml gives no month for {library} {version} under [released.{library}]")
@@ -201,10 +201,10 @@ def _corpus_difference(lock: Path, pinned: dict[str, str], found: dict[str, str]
 _NAMED, _BEGINNING = 3, 4
 
 
-class Quotes:
+class CorpusQuotes:
     r"""Finds the document that a quote stands in, by its exact words; blanks and line ends count as one blank.
 
-    >>> quotes = Quotes([Document("a.md", "Send it back\nwithin a week."), Document("b.md", "Fees apply.")])
+    >>> quotes = CorpusQuotes([Document("a.md", "Send it back\nwithin a week."), Document("b.md", "Fees apply.")])
     >>> quotes.document("back  within a week", "default")
     'a.md'
     """

@@ -35,7 +35,7 @@ def echo_scores(
     Works inside the running loop of a notebook too: ragas scores asynchronously, in a thread of its own here.
     ``on_progress`` is told pairs done and pairs to do.
     The first call imports ragas (about 4 s); a pair costs about 10 ms. Its tokeniser drops all but a-z and digits, so
-    that other scripts are scored by `rouge_l`, over their words or signs as they stand.
+    that other scripts are scored by `echo_rouge_l`, over their words or signs as they stand.
 
     >>> echo_scores([("如何开启深色模式", "如何开启深色模式吗")])
     [EchoScore(precision=1.0, recall=0.8888888888888888)]
@@ -50,7 +50,7 @@ def echo_scores(
                 found |= zip(part, scored, strict=True)
                 if on_progress:
                     on_progress(start + len(part), len(latin))
-    return [found.get(i) or rouge_l(*pair) for i, pair in enumerate(pairs)]
+    return [found.get(i) or echo_rouge_l(*pair) for i, pair in enumerate(pairs)]
 
 
 _AT_ONCE = 200  # pairs between two words on how far it is
@@ -60,7 +60,7 @@ def _is_plain_echo(text: str) -> bool:
     return all(c.isascii() or not c.isalnum() for c in text)
 
 
-def rouge_l(question: str, line: str) -> EchoScore:
+def echo_rouge_l(question: str, line: str) -> EchoScore:
     """ROUGE-L over `workbench.evalset.texts.words`: the longest sequence of them that stands in both, in order."""
     asked, there = words(question), words(line)
     before = [0] * (len(there) + 1)

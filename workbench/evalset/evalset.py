@@ -10,7 +10,7 @@ from workbench.config import Settings
 from workbench.errors import Defect, EvalsetError, SplitError, unknown_name
 from workbench.evalset.corpus import questions_in_corpus
 from workbench.evalset.files import Judgement
-from workbench.evalset.findings import NAMED, POOLED_SHARE, USED, find_defects, left_out_questions, notes_of_findings
+from workbench.evalset.findings import NAMED, POOLED_SHARE, USED, find_findings, left_out_questions, notes_of_findings
 from workbench.evalset.folder import EvalsetContents, read_evalset_folder
 from workbench.evalset.gates import GatePolicy, default_gate_policy
 from workbench.evalset.texts import text_key
@@ -178,7 +178,7 @@ def load_evalset(source: str | Path, *, settings: Settings, seed: int = 0, build
     folder = find_evalset(source, settings)
     contents = read_evalset_folder(folder, settings, build=build)
     splits, notes = split_qrels(contents, seed=seed)
-    errors = [Defect(f.file, f.line, f.problem) for f in find_defects(contents, splits) if f.severity == "error"]
+    errors = [Defect(f.file, f.line, f.problem) for f in find_findings(contents, splits) if f.severity == "error"]
     if errors:
         raise EvalsetError(f"evalset {folder} cannot be used; {len(errors)} places to correct:", errors)
     qrels, unasked = _leave_out_questions(contents, splits)

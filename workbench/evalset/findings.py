@@ -13,9 +13,9 @@ from typing import Literal
 from workbench.errors import Defect, unknown_name
 from workbench.evalset.corpus import questions_in_corpus
 from workbench.evalset.files import scan_jsonl
-from workbench.evalset.folder import DOCUMENT_KEYS, QUERY_KEYS, EvalsetContents, fits_metadata_key
+from workbench.evalset.folder import DOCUMENT_KEYS, QUERY_KEYS, EvalsetContents, fits_folder_key
 from workbench.evalset.texts import words
-from workbench.evalset.traffic import pairs_of_rows
+from workbench.evalset.traffic import traffic_pairs_of_rows
 
 Severity = Literal["error", "warning"]
 Splits = Mapping[str, Mapping[str, Mapping[str, int]]]
@@ -45,7 +45,7 @@ class LeftOut:
     why: str
 
 
-def find_defects(contents: EvalsetContents, splits: Splits) -> list[Finding]:
+def find_findings(contents: EvalsetContents, splits: Splits) -> list[Finding]:
     """Everything that can be told without measuring texts; ``splits`` as `workbench.evalset.evalset.split_qrels`.
 
     Errors: a line that cannot be read or used, an id that is unknown or stands twice, an empty question, a judged
@@ -88,7 +88,7 @@ def left_out_questions(contents: EvalsetContents, splits: Splits) -> list[LeftOu
             if relevant - empty:
                 asked[split].setdefault(texts.get(query_id, ""), query_id)
             else:
-                out.append(LeftOut(split, query_id, _no_answer_to_find(split, relevant, query_id in itself)))
+                out.append(LeftOut(split, query_id, _no_answer_finding(split, relevant, query_id in itself)))
     without = {o.query_id for o in out if o.split == "dev"}
     for query_id in splits.get("dev", {}):
         text = texts.get(query_id)
@@ -98,7 +98,7 @@ def left_out_questions(contents: EvalsetContents, splits: Splits) -> list[LeftOu
     return out
 
 
-def _no_answer_to_find(split: str, relevant: Collection[str], judged_itself: bool) -> str:
+def _no_answer_finding(split: str, relevant: Collection[str], judged_itself: bool) -> str:
     """Why no arm can find an answer to a question; ``relevant`` are the documents that are, all of them empty."""
     if relevant:
         return f"has no relevant document with a text in {split}: {min(relevant)!r} is empty"
@@ -124,7 +124,7 @@ def _pair_findings(contents: EvalsetContents) -> list[Defect]:
     if not path.exists():
         return []
     rows, defects = scan_jsonl(path)
-    return [*defects, *pairs_of_rows(str(path), rows)[1]]
+    return [*defects, *traffic_pairs_of_rows(str(path), rows)[1]]
 
 
 def _foreign_key_findings(contents: EvalsetContents) -> Iterator[Finding]:
@@ -135,7 +135,7 @@ def _foreign_key_findings(contents: EvalsetContents) -> Iterator[Finding]:
         for line, keys in lines.items():
             for key, value in keys.items():
                 near = get_close_matches(key, known, n=1, cutoff=_MISTYPED)
-                if near and fits_metadata_key(near[0], value):
+                if near and fits_folder_key(near[0], value):
                     yield Finding(file, line, unknown_name("metadata key", key, known))
                 else:
                     strange.append((line, key))
@@ -190,7 +190,7 @@ def _known_answer_findings(contents: EvalsetContents, splits: Splits) -> Iterato
 
 
 def notes_of_findings(contents: EvalsetContents, splits: Splits) -> list[str]:
-    """What `find_defects` warns of that readers of a result should know too, beside the questions that are left out."""
+    """What `find_findings` warns of that readers of a result should know, beside the questions that are left out."""
     looks = (_never_asked_findings(contents), _own_document_findings(contents), _empty_document_findings(contents))
     found = [list(look) for look in (*looks, _known_answer_findings(contents, splits))]
     notes = []

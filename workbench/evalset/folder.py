@@ -33,20 +33,20 @@ _Value = TypeVar("_Value", Query, Document)
 
 def queries_of_rows(file: str, rows: Sequence[Row]) -> tuple[list[Query], dict[str, int], list[Defect]]:
     """Make queries of BEIR rows: values, the line of each id, and what cannot be used (of ``file``)."""
-    return _collect_rows(file, rows, _query_of_row)
+    return _collect_folder_rows(file, rows, _query_of_row)
 
 
 def documents_of_rows(file: str, rows: Sequence[Row]) -> tuple[list[Document], dict[str, int], list[Defect]]:
     """Make documents of BEIR rows: values, the line of each id, and what cannot be used (of ``file``)."""
-    return _collect_rows(file, rows, _document_of_row)
+    return _collect_folder_rows(file, rows, _document_of_row)
 
 
-def foreign_metadata_keys(rows: Sequence[Row], known: Sequence[str]) -> dict[int, dict[str, Any]]:
+def foreign_folder_keys(rows: Sequence[Row], known: Sequence[str]) -> dict[int, dict[str, Any]]:
     """Metadata that means nothing here, by line and key."""
     found = {}
     for line, row in rows:
         try:
-            metadata = row_metadata(row)
+            metadata = folder_row_metadata(row)
         except Unusable:  # told by whoever reads the rows
             continue
         if foreign := {k: v for k, v in metadata.items() if k not in known}:
@@ -54,7 +54,7 @@ def foreign_metadata_keys(rows: Sequence[Row], known: Sequence[str]) -> dict[int
     return found
 
 
-def fits_metadata_key(name: str, value: Any) -> bool:
+def fits_folder_key(name: str, value: Any) -> bool:
     """Whether a key of our metadata could hold the value: the list of works that a paper cites is no ``reference``."""
     try:
         return bool((_QUERY_FIELDS | _DOCUMENT_FIELDS)[name]({name: value}, name))
@@ -62,7 +62,7 @@ def fits_metadata_key(name: str, value: Any) -> bool:
         return False
 
 
-def _collect_rows(
+def _collect_folder_rows(
     file: str, rows: Sequence[Row], build: Callable[[str, dict[str, Any], dict[str, Any]], _Value]
 ) -> tuple[list[_Value], dict[str, int], list[Defect]]:
     values: list[_Value] = []
@@ -70,22 +70,24 @@ def _collect_rows(
     defects: list[Defect] = []
     for line, row in rows:
         try:
-            key = _row_id(row)
+            key = _folder_row_id(row)
             if key in lines:
                 raise Unusable(f"duplicate _id {key!r}: line {lines[key]} has it already")
             lines[key] = line
-            values.append(build(key, row, row_metadata(row)))
+            values.append(build(key, row, folder_row_metadata(row)))
         except Unusable as error:
             defects.append(Defect(file, line, str(error)))
     return values, lines, defects
 
 
 def _query_of_row(key: str, row: dict[str, Any], metadata: dict[str, Any]) -> Query:
-    return Query(key, _row_text(row), **{"cluster": key, **_given_row_fields(metadata, _QUERY_FIELDS)})
+    return Query(key, _folder_row_text(row), **{"cluster": key, **_given_row_fields(metadata, _QUERY_FIELDS)})
 
 
 def _document_of_row(key: str, row: dict[str, Any], metadata: dict[str, Any]) -> Document:
-    return Document(key, _row_text(row), _row_string(row, "title"), **_given_row_fields(metadata, _DOCUMENT_FIELDS))
+    return Document(
+        key, _folder_row_text(row), _row_string(row, "title"), **_given_row_fields(metadata, _DOCUMENT_FIELDS)
+    )
 
 
 def _given_row_fields(metadata: dict[str, Any], readers: Readers) -> dict[str, Any]:
@@ -93,14 +95,14 @@ def _given_row_fields(metadata: dict[str, Any], readers: Readers) -> dict[str, A
     return {name: value for name, read in readers.items() if (value := read(metadata, name))}
 
 
-def _row_id(row: dict[str, Any]) -> str:
+def _folder_row_id(row: dict[str, Any]) -> str:
     value = plain_id("_id", row.get("_id"))
     if value is None:
         raise Unusable('"_id" must be a string that is not empty')
-    return clean_row_id("_id", value)
+    return clean_folder_row_id("_id", value)
 
 
-def clean_row_id(name: str, value: str) -> str:
+def clean_folder_row_id(name: str, value: str) -> str:
     """Id that a line of qrels can hold.
 
     Raises
@@ -113,7 +115,7 @@ def clean_row_id(name: str, value: str) -> str:
     return value
 
 
-def row_metadata(row: Mapping[str, Any]) -> dict[str, Any]:
+def folder_row_metadata(row: Mapping[str, Any]) -> dict[str, Any]:
     """Metadata of a row, also where it arrives as JSON text, as `datasets` and CSV store objects of differing keys.
 
     Raises
@@ -130,7 +132,7 @@ def row_metadata(row: Mapping[str, Any]) -> dict[str, Any]:
     return value
 
 
-def _row_text(row: dict[str, Any]) -> str:
+def _folder_row_text(row: dict[str, Any]) -> str:
     if row.get("text") is None:
         raise Unusable(f'"text" must be a string, found {"NoneType" if "text" in row else "nothing"}')
     return _row_string(row, "text")
@@ -150,7 +152,7 @@ def _row_strings(row: dict[str, Any], name: str) -> tuple[str, ...]:
     return tuple(value or ())
 
 
-def _row_date(row: dict[str, Any], name: str) -> date | None:
+def _folder_row_date(row: dict[str, Any], name: str) -> date | None:
     value = row.get(name)
     try:
         return None if value is None else date.fromisoformat(value)
@@ -171,7 +173,7 @@ _QUERY_FIELDS: Readers = {
 _DOCUMENT_FIELDS: Readers = {
     "tenant_id": _row_name,
     "document_type": _row_string,
-    "date": _row_date,
+    "date": _folder_row_date,
     "aliases": _row_strings,
 }
 
@@ -229,7 +231,7 @@ def read_evalset_folder(folder: Path, settings: Settings, *, build: bool = True)
         _note_folder_file(contents, "gates", gates, defects)
     if (card := folder / "card.md").exists():
         contents.card, defects = read_text(card)
-        contents.synthetic, problem = synthetic_of_card(contents.card)
+        contents.synthetic, problem = synthetic_of_folder_card(contents.card)
         contents.defects += [*defects, *([Defect(str(card), 1, problem)] if problem else [])]
     return contents
 
@@ -240,7 +242,7 @@ def _read_folder_queries(contents: EvalsetContents) -> None:
         return  # an evalset of outcomes, pairs or a stream alone
     rows, defects = scan_jsonl(path)
     contents.queries, contents.query_lines, problems = queries_of_rows(str(path), rows)
-    contents.foreign[str(path)] = foreign_metadata_keys(rows, QUERY_KEYS)
+    contents.foreign[str(path)] = foreign_folder_keys(rows, QUERY_KEYS)
     _note_folder_file(contents, "queries", path, defects + problems)
 
 
@@ -259,7 +261,7 @@ def _read_folder_corpus(contents: EvalsetContents, settings: Settings, build: bo
     elif path.exists() or contents.query_lines:
         rows, defects = scan_jsonl(path)
         contents.documents, contents.document_lines, problems = documents_of_rows(str(path), rows)
-        contents.foreign[str(path)] = foreign_metadata_keys(rows, DOCUMENT_KEYS)
+        contents.foreign[str(path)] = foreign_folder_keys(rows, DOCUMENT_KEYS)
         _note_folder_file(contents, "corpus", path, defects + problems)
 
 
@@ -272,14 +274,14 @@ def _read_folder_qrels(contents: EvalsetContents) -> None:
         contents.judgements[path.stem] = rows
         # a corpus of which nothing could be read is one defect, not one a judgement
         known = documents or {row.doc_id for row in rows}
-        problems = judgement_defects(str(path), rows, queries, known)
+        problems = folder_judgement_defects(str(path), rows, queries, known)
         _note_folder_file(contents, f"qrels/{path.stem}", path, defects + problems)
     if contents.query_lines and not paths:
         missing = Defect(str(contents.folder / "qrels"), 0, UNJUDGED)
         contents.defects.append(missing)
 
 
-def judgement_defects(
+def folder_judgement_defects(
     file: str, rows: Sequence[Judgement], queries: Container[str], documents: Container[str]
 ) -> list[Defect]:
     """Rows about queries and documents that do not exist, and pairs that were judged before."""
@@ -304,7 +306,7 @@ def _note_folder_file(contents: EvalsetContents, name: str, path: Path, defects:
         contents.inputs[name] = file_hash(path)
 
 
-def synthetic_of_card(card: str) -> tuple[bool, str]:
+def synthetic_of_folder_card(card: str) -> tuple[bool, str]:
     """``synthetic: true`` from the front matter of a card (YAML between two lines of ``---``), or what is wrong."""
     head, matter, _ = card.partition("\n---")
     if not (card.startswith("---\n") and matter):
@@ -417,7 +419,7 @@ def tell_rows_left_out(left_out: Mapping[Path, Sequence[str]], notes: Sequence[s
         tell(line)
 
 
-def import_card(left_out: Mapping[Path, Sequence[str]], by_hand: str, notes: Sequence[str] = ()) -> str:
+def folder_import_card(left_out: Mapping[Path, Sequence[str]], by_hand: str, notes: Sequence[str] = ()) -> str:
     """Card of an import: which files were read and which of their columns left out, and what a person has to add."""
     said = [f"`{path.name}`, sha256 {file_hash(path)}" for path in left_out]
     said += [*notes, *(f"of `{p.name}` were left out: {', '.join(names)}" for p, names in left_out.items() if names)]

@@ -25,7 +25,7 @@ from workbench.evalset.cells import (
 from workbench.evalset.files import Row, read_jsonl, read_table, refuse_file
 from workbench.evalset.folder import queries_of_rows
 from workbench.evalset.follow_ups import needs_turns
-from workbench.evalset.workload import draw_traffic, read_traffic_plan, traffic_topics
+from workbench.evalset.workload import draw_workload, read_workload_plan, workload_topics
 from workbench.records import DEFAULT_TENANT, content_hash, file_hash
 from workbench.rendering.progress import waiting
 
@@ -130,7 +130,7 @@ def words_answer_key(text: str) -> str:
 
 
 @waiting("reading the stream")
-def load_stream(folder: Path) -> RequestStream:
+def load_traffic_stream(folder: Path) -> RequestStream:
     """Stream of an evalset folder: its ``stream.parquet``, else what its ``traffic.toml`` describes.
 
     Raises
@@ -140,20 +140,20 @@ def load_stream(folder: Path) -> RequestStream:
     """
     path = folder / "stream.parquet"
     if not path.is_file() and (folder / "traffic.toml").is_file():
-        return generate_stream(folder)
+        return generate_traffic_stream(folder)
     if not path.is_file():
         raise EvalsetError(
             f"{folder} has no stream.parquet and no traffic.toml: whether to cache depends on the traffic, which pairs "
             "alone do not show; "
             "import one with: workbench import stream PATH --name NAME"
         )
-    rows, defects, _ = stream_of_rows(str(path), read_table(path).rows)
+    rows, defects, _ = traffic_stream_of_rows(str(path), read_table(path).rows)
     if defects:
         raise EvalsetError(f"{path} cannot be used; correct these rows:", defects)
     return RequestStream.of(rows, file_hash(path))
 
 
-def generate_stream(folder: Path) -> RequestStream:
+def generate_traffic_stream(folder: Path) -> RequestStream:
     """Draw the made-up traffic that ``traffic.toml`` describes from ``queries.jsonl`` and ``pairs.jsonl``.
 
     The same on every machine; its hash is that of the three files. How it is known which requests may share an
@@ -164,18 +164,18 @@ def generate_stream(folder: Path) -> RequestStream:
     EvalsetError
         If one of the files cannot be used, with every question that cannot, or if a customer of the plan asks none.
     """
-    plan = read_traffic_plan(folder / "traffic.toml")
+    plan = read_workload_plan(folder / "traffic.toml")
     path = folder / "queries.jsonl"
     queries, _, defects = queries_of_rows(str(path), read_jsonl(path))
     refuse_file(path, defects)
-    pairs, _ = load_pairs(folder)
-    rows = draw_traffic(traffic_topics(queries, pairs, plan), plan)
+    pairs, _ = load_traffic_pairs(folder)
+    rows = draw_workload(workload_topics(queries, pairs, plan), plan)
     found = [folder / name for name in ("traffic.toml", "queries.jsonl", "pairs.jsonl")]
     sha256 = content_hash(*(file_hash(path) for path in found if path.is_file()))
     return RequestStream.of(pl.DataFrame(rows, schema=dict(STREAM_SCHEMA)), sha256, synthetic=True)
 
 
-def load_pairs(folder: Path) -> tuple[tuple[Pair, ...], str]:
+def load_traffic_pairs(folder: Path) -> tuple[tuple[Pair, ...], str]:
     """Pairs of an evalset folder and the hash of their file; none and "" where there is no ``pairs.jsonl``.
 
     Raises
@@ -186,20 +186,20 @@ def load_pairs(folder: Path) -> tuple[tuple[Pair, ...], str]:
     path = folder / "pairs.jsonl"
     if not path.is_file():
         return (), ""
-    pairs, defects = pairs_of_rows(str(path), read_jsonl(path))
+    pairs, defects = traffic_pairs_of_rows(str(path), read_jsonl(path))
     if defects:
         raise EvalsetError(f"{path} cannot be used; correct these lines:", defects)
     return tuple(pairs), file_hash(path)
 
 
-def stream_of_rows(file: str, rows: Sequence[Row]) -> tuple[pl.DataFrame, list[Defect], list[str]]:
+def traffic_stream_of_rows(file: str, rows: Sequence[Row]) -> tuple[pl.DataFrame, list[Defect], list[str]]:
     """Rows as a frame of `STREAM_SCHEMA`, what is wrong by line, and a sentence on where the order is from.
 
     ``query`` and ``answer_key`` are needed; ``tenant_id`` defaults to one tenant, ``cluster`` to the answer key:
     requests that need one answer share fate; ``feature``, ``user_id`` and ``turns`` (text or list) may lack. The order
     is that of ``pos``; of the times ``at`` where there is no ``pos``, in any zone; else that of the rows.
     """
-    places, times, defects, notes = _stream_order(file, rows)
+    places, times, defects, notes = _traffic_stream_order(file, rows)
     out, seen = [], dict[int, int]()
     for (line, row), pos, at in zip(rows, places, times, strict=True):
         try:
@@ -222,7 +222,9 @@ def stream_of_rows(file: str, rows: Sequence[Row]) -> tuple[pl.DataFrame, list[D
     return pl.DataFrame(out, schema=dict(STREAM_SCHEMA), orient="row"), defects, notes
 
 
-def _stream_order(file: str, rows: Sequence[Row]) -> tuple[list[int], list[str | None], list[Defect], list[str]]:
+def _traffic_stream_order(
+    file: str, rows: Sequence[Row]
+) -> tuple[list[int], list[str | None], list[Defect], list[str]]:
     """Position and time of each row, what is wrong with them, and how the order was told."""
     in_order, none = list(range(len(rows))), list[str | None]([None] * len(rows))
     times, wrong = list[tuple[float, str]](), list[tuple[int, str]]()
@@ -257,12 +259,12 @@ def _stream_order(file: str, rows: Sequence[Row]) -> tuple[list[int], list[str |
     return places, texts, [], [f"the requests are ordered by time (at); the file had them {how}"]
 
 
-def pairs_of_rows(file: str, rows: Sequence[Row]) -> tuple[list[Pair], list[Defect]]:
+def traffic_pairs_of_rows(file: str, rows: Sequence[Row]) -> tuple[list[Pair], list[Defect]]:
     """Rows as pairs, and what is wrong by line; an id is made from the texts where none is given."""
     pairs, defects, seen = list[Pair](), list[Defect](), dict[str, int]()
     for line, row in rows:
         try:
-            pair = _query_pair(row)
+            pair = _traffic_pair(row)
             if (first := seen.setdefault(pair.pair_id, line)) != line:
                 raise Unusable(f"pair {pair.pair_id!r} stands on line {first} already")
         except Unusable as error:
@@ -272,7 +274,7 @@ def pairs_of_rows(file: str, rows: Sequence[Row]) -> tuple[list[Pair], list[Defe
     return pairs, defects
 
 
-def _query_pair(row: Mapping[str, Any]) -> Pair:
+def _traffic_pair(row: Mapping[str, Any]) -> Pair:
     a, b = row.get("query_a"), row.get("query_b")
     if not (isinstance(a, str) and isinstance(b, str) and a.strip() and b.strip()):
         raise Unusable('"query_a" and "query_b" must be texts that are not empty')

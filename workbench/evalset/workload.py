@@ -1,7 +1,7 @@
 """Made-up traffic, seeded: who asks what and when, for caches, limits, budgets and costs; nobody asked any of it.
 
 Arrivals follow a day and a week, tenants are of unequal size, what a tenant asks is asked by Zipf's law, and bursts
-come on top. The questions are those of an evalset (`traffic_topics`) or numbered ones (`numbered_topics`).
+come on top. The questions are those of an evalset (`workload_topics`) or numbered ones (`numbered_workload_topics`).
 
 Whether two requests may share an answer is never guessed. Texts share one where the labels say so: questions of one
 customer, family and feature with the same reference answer, and the two texts of a pair with ``same_answer`` 1, taken
@@ -42,7 +42,7 @@ class SharedText:
 
 
 @dataclass(frozen=True, slots=True)
-class TrafficBurst:
+class WorkloadBurst:
     """A share of all requests that comes within a few minutes, evenly; of one tenant, or of all as usual ("")."""
 
     start: datetime
@@ -52,7 +52,7 @@ class TrafficBurst:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrafficPlan:
+class WorkloadPlan:
     """What ``traffic.toml`` says; every key but ``same_words`` and ``bursts`` is needed.
 
     Attributes
@@ -89,11 +89,11 @@ class TrafficPlan:
     hours: Sequence[float]
     weekdays: Sequence[float]
     same_words: Sequence[SharedText] = ()
-    bursts: Sequence[TrafficBurst] = ()
+    bursts: Sequence[WorkloadBurst] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class TrafficTopic:
+class WorkloadTopic:
     """What one family brings in for one feature: texts, each with the key of the answer it needs."""
 
     tenant_id: str
@@ -102,7 +102,7 @@ class TrafficTopic:
     texts: tuple[tuple[str, str], ...]
 
 
-def read_traffic_plan(path: Path) -> TrafficPlan:
+def read_workload_plan(path: Path) -> WorkloadPlan:
     """Plan of a ``traffic.toml``.
 
     Raises
@@ -110,7 +110,7 @@ def read_traffic_plan(path: Path) -> TrafficPlan:
     EvalsetError
         If it is not TOML, or keys are missing, unknown or of another length or form than they must have.
     """
-    plan = from_toml(TrafficPlan, path, "is no plan of traffic", error=EvalsetError)
+    plan = from_toml(WorkloadPlan, path, "is no plan of traffic", error=EvalsetError)
     if (len(plan.hours), len(plan.weekdays)) != (24, 7) or plan.tenants.keys() != plan.users.keys():
         raise EvalsetError(f"{path}: 24 hours, 7 weekdays, and the same names under [tenants] and [users] are expected")
     for row in plan.same_words:
@@ -127,25 +127,25 @@ def read_traffic_plan(path: Path) -> TrafficPlan:
     return plan
 
 
-def numbered_topics(tenants: Iterable[str], each: int, feature: str = DEFAULT_FEATURE) -> list[TrafficTopic]:
+def numbered_workload_topics(tenants: Iterable[str], each: int, feature: str = DEFAULT_FEATURE) -> list[WorkloadTopic]:
     """So many questions of each tenant, for load that needs no meaning.
 
-    >>> numbered_topics(["acme"], 1)[0].texts
+    >>> numbered_workload_topics(["acme"], 1)[0].texts
     (('question 0 of acme', 'acme/0'),)
     """
     return [
-        TrafficTopic(tenant, f"{tenant}/{k}", feature, ((f"question {k} of {tenant}", f"{tenant}/{k}"),))
+        WorkloadTopic(tenant, f"{tenant}/{k}", feature, ((f"question {k} of {tenant}", f"{tenant}/{k}"),))
         for tenant in tenants
         for k in range(each)
     ]
 
 
-def traffic_topics(queries: Iterable[Query], pairs: Iterable[Any], plan: TrafficPlan) -> list[TrafficTopic]:
+def workload_topics(queries: Iterable[Query], pairs: Iterable[Any], plan: WorkloadPlan) -> list[WorkloadTopic]:
     """One topic for each customer, family and feature, in alphabetical order; ``pairs`` as `traffic.Pair`."""
     queries = list(queries)
-    shared = _traffic_same_words(queries, plan)
+    shared = _workload_same_words(queries, plan)
     pairs = [*(pair for pair in pairs if not pair.batch), *shared]
-    groups, places = _paraphrase_groups(queries, pairs)
+    groups, places = _workload_paraphrases(queries, pairs)
     wanted = {groups[one.tenant_id, one.query_b] for one in shared}
     scopes: dict[tuple[str, str, str], list[frozenset[Node]]] = defaultdict(list)
     for group in set(groups.values()):
@@ -170,12 +170,12 @@ def traffic_topics(queries: Iterable[Query], pairs: Iterable[Any], plan: Traffic
         if (held := wanted.intersection(scopes[scope])) and not held & set(chosen):
             chosen = (min(held, key=min),)
         texts = [(text, "/".join((*scope, str(key)))) for key, group in enumerate(chosen) for _, text in sorted(group)]
-        out.append(TrafficTopic(*scope, tuple(texts)))
+        out.append(WorkloadTopic(*scope, tuple(texts)))
     return out
 
 
 @dataclass(frozen=True, slots=True)
-class _TrafficSameWords:
+class _WorkloadSameWords:
     """A question and a text that needs its answer, as a pair that may share one."""
 
     pair_id: str
@@ -187,7 +187,7 @@ class _TrafficSameWords:
     split: str = ""
 
 
-def _traffic_same_words(queries: Sequence[Query], plan: TrafficPlan) -> list[_TrafficSameWords]:
+def _workload_same_words(queries: Sequence[Query], plan: WorkloadPlan) -> list[_WorkloadSameWords]:
     """Pairs of the plan's ``same_words``; refused where a question is not the tenant's, or two need one answer."""
     by_id, out = {query.query_id: query for query in queries}, []
     for place, row in enumerate(plan.same_words):
@@ -197,7 +197,7 @@ def _traffic_same_words(queries: Sequence[Query], plan: TrafficPlan) -> list[_Tr
             if asked is None or asked.tenant_id != tenant:
                 raise EvalsetError(f"traffic.toml: {row.text!r} names {name!r}, which is no question of {tenant}")
             references.add(_answer_needed(asked))
-            out.append(_TrafficSameWords(f"same-words-{place}-{tenant}", asked.text, row.text, asked.cluster, tenant))
+            out.append(_WorkloadSameWords(f"same-words-{place}-{tenant}", asked.text, row.text, asked.cluster, tenant))
         if len(references) < 2 or len(references) < len(row.answered_as):
             raise EvalsetError(f"traffic.toml: {row.text!r} must need another answer of each of several tenants")
     return out
@@ -208,7 +208,7 @@ def _answer_needed(query: Query) -> tuple[str, str]:
     return (query.reference, "") if query.reference else ("", query.query_id)
 
 
-def _paraphrase_groups(
+def _workload_paraphrases(
     queries: Iterable[Query], pairs: Sequence[Any]
 ) -> tuple[dict[Node, frozenset[Node]], dict[Node, set[tuple[str, str]]]]:
     """Texts that share an answer, by text, and of each text its family with its feature ("" where not said)."""
@@ -231,26 +231,26 @@ def _paraphrase_groups(
     return groups, places
 
 
-def draw_traffic(topics: Sequence[TrafficTopic], plan: TrafficPlan) -> list[dict[str, Any]]:
+def draw_workload(topics: Sequence[WorkloadTopic], plan: WorkloadPlan) -> list[dict[str, Any]]:
     """Rows of a stream in the order of time; the same on every machine."""
     rng = Random(plan.seed + 1)
-    arrivals = _traffic_arrivals(plan, rng)
-    asked: dict[str, list[TrafficTopic]] = {}
+    arrivals = _workload_arrivals(plan, rng)
+    asked: dict[str, list[WorkloadTopic]] = {}
     for tenant in sorted(plan.tenants):
         asked[tenant] = sorted((t for t in topics if t.tenant_id == tenant), key=lambda _: rng.random())
         if not asked[tenant]:
             raise EvalsetError(f"traffic.toml names the tenant {tenant}, who asks no question")
     topics_by = {
-        t: _TrafficChoice(mine, [(k + 1) ** -plan.zipf for k in range(len(mine))]) for t, mine in asked.items()
+        t: _WorkloadChoice(mine, [(k + 1) ** -plan.zipf for k in range(len(mine))]) for t, mine in asked.items()
     }
-    tenants, openings, closings = (_TrafficChoice(w, w.values()) for w in (plan.tenants, plan.openings, plan.closings))
+    tenants, openings, closings = (_WorkloadChoice(w, w.values()) for w in (plan.tenants, plan.openings, plan.closings))
     rows = []
     for pos, (at, burst_of) in enumerate(arrivals):
         tenant = burst_of or tenants.pick(rng)
         topic = topics_by[tenant].pick(rng)
         text, key = topic.texts[int(rng.random() * len(topic.texts))]
         opening, closing = openings.pick(rng), closings.pick(rng)
-        text = _question_with_typo(text, rng) if rng.random() < plan.typos else text
+        text = _workload_question_with_typo(text, rng) if rng.random() < plan.typos else text
         user = f"{tenant}-{int(rng.random() * plan.users[tenant]):03d}"
         row = (pos, f"{opening}{text}{closing}", key, tenant, topic.cluster, at, topic.feature, user)
         names = ("pos", "query", "answer_key", "tenant_id", "cluster", "at", "feature", "user_id")
@@ -258,7 +258,7 @@ def draw_traffic(topics: Sequence[TrafficTopic], plan: TrafficPlan) -> list[dict
     return rows
 
 
-class _TrafficChoice:
+class _WorkloadChoice:
     """Draws from names by their weights."""
 
     def __init__(self, names: Iterable[Any], weights: Iterable[float]) -> None:
@@ -270,27 +270,27 @@ class _TrafficChoice:
         return self._names[min(at, len(self._sums) - 1)]
 
 
-def _traffic_arrivals(plan: TrafficPlan, rng: Random) -> list[tuple[str, str]]:
+def _workload_arrivals(plan: WorkloadPlan, rng: Random) -> list[tuple[str, str]]:
     """When each request comes, in order, and whose it is where a burst says so."""
     weekday = plan.start.weekday()
-    days = _TrafficChoice(range(plan.days), [plan.weekdays[(weekday + d) % 7] for d in range(plan.days)])
-    hours, out, told = _TrafficChoice(range(24), plan.hours), list[tuple[str, str]](), 0
+    days = _WorkloadChoice(range(plan.days), [plan.weekdays[(weekday + d) % 7] for d in range(plan.days)])
+    hours, out, told = _WorkloadChoice(range(24), plan.hours), list[tuple[str, str]](), 0
     for burst in plan.bursts:
         n = min(round(burst.share * plan.requests), plan.requests - told)
         moments = (burst.start + timedelta(minutes=rng.random() * burst.minutes) for _ in range(n))
-        out += [(_traffic_utc(at), burst.tenant) for at in moments]
+        out += [(_workload_utc(at), burst.tenant) for at in moments]
         told += n
     for _ in range(plan.requests - told):
         day, hour = days.pick(rng), hours.pick(rng)
-        out.append((_traffic_utc(plan.start + timedelta(days=day, hours=hour, seconds=int(rng.random() * 3600))), ""))
+        out.append((_workload_utc(plan.start + timedelta(days=day, hours=hour, seconds=int(rng.random() * 3600))), ""))
     return sorted(out)
 
 
-def _traffic_utc(at: datetime) -> str:
+def _workload_utc(at: datetime) -> str:
     return at.astimezone(UTC).isoformat(timespec="seconds")
 
 
-def _question_with_typo(text: str, rng: Random) -> str:
+def _workload_question_with_typo(text: str, rng: Random) -> str:
     """Text in which one long word lacks a letter, or has two swapped."""
     words = text.split(" ")
     long = [i for i, word in enumerate(words) if len(word) >= TYPO_LETTERS and word.isalpha()]

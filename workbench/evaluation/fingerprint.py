@@ -122,7 +122,7 @@ def declared_parameter_names(kind: Any, given: Mapping[str, Any], declared: Coll
     return out
 
 
-def encoder_probe(embedder: Embedder) -> str:
+def fingerprint_encoder_probe(embedder: Embedder) -> str:
     """Hash of the vectors of fixed sentences, to three decimals.
 
     Integer kernels differ between processor families, so that the same weights may rank otherwise elsewhere; such
@@ -133,12 +133,12 @@ def encoder_probe(embedder: Embedder) -> str:
     return content_hash(np.round(vectors, 3).astype(np.float32).tobytes())[:16]
 
 
-def encoder_inputs(embedder: Embedder, name: str = "") -> dict[str, str]:
+def fingerprint_of_encoder(embedder: Embedder, name: str = "") -> dict[str, str]:
     """Inputs of the fingerprint that an encoder makes: its name with its weights, and its probe.
 
     ``name`` is that of one beside the first.
     """
-    found = {"weights": embedder.encoder_id, "encoder probe": encoder_probe(embedder)}
+    found = {"weights": embedder.encoder_id, "encoder probe": fingerprint_encoder_probe(embedder)}
     return {f"{what} {name}".strip(): value for what, value in found.items()}
 
 

@@ -22,7 +22,7 @@ NO_CHOICE = 0.02  # plans whose intervals differ by less than this share of thei
 
 
 @dataclass(frozen=True, slots=True)
-class Components:
+class RepeatComponents:
     """Variance of a mean in its parts: they add up to the square of its standard error.
 
     Attributes
@@ -53,8 +53,10 @@ class Components:
     def better(self, questions: int = MORE_QUESTIONS, repeats: int = MORE_REPEATS) -> str:
         """Which of two plans narrows the interval more: ``questions``, ``repeats``, or ``either``.
 
-        >>> Components(4.0, 3.0, 1.0, n_items=100, n_repeats=3).better(), Components(1.0, 1.0, 6.0, 100, 3).better()
-        ('questions', 'repeats')
+        >>> RepeatComponents(4.0, 3.0, 1.0, n_items=100, n_repeats=3).better()
+        'questions'
+        >>> RepeatComponents(1.0, 1.0, 6.0, 100, 3).better()
+        'repeats'
         """
         first, second = self.after(questions=questions) ** 0.5, self.after(repeats=repeats) ** 0.5
         if abs(first - second) <= NO_CHOICE * max(first, second):
@@ -80,7 +82,7 @@ class Components:
         return f"{head}; {told}"
 
 
-def repeat_components(values: np.ndarray, clusters: np.ndarray) -> Components:
+def repeat_components(values: np.ndarray, clusters: np.ndarray) -> RepeatComponents:
     """Parts of the variance of the mean of item means.
 
     Parameters
@@ -103,7 +105,7 @@ def repeat_components(values: np.ndarray, clusters: np.ndarray) -> Components:
     between = float((sizes * (by_family - means.mean()) ** 2).sum() / max(m - 1, 1))
     alike = (n - (sizes**2).sum() / n) / max(m - 1, 1)  # items of a family, were all families alike
     family = max((between - item - within * noise) / alike, 0.0) if m > 1 else 0.0
-    return Components(family * float((sizes**2).sum()) / n**2, item / n, within * noise / n, n, 1 / noise)
+    return RepeatComponents(family * float((sizes**2).sum()) / n**2, item / n, within * noise / n, n, 1 / noise)
 
 
 def repeated_values(scores: pl.DataFrame, arm: str, items: Sequence[str], *, missing: float = 0.0) -> np.ndarray:
@@ -117,10 +119,10 @@ def repeated_values(scores: pl.DataFrame, arm: str, items: Sequence[str], *, mis
     return out
 
 
-def pass_all(values: np.ndarray) -> float:
+def pass_all_repeats(values: np.ndarray) -> float:
     """pass^k: share of the items of which all k repeats are right (Yao et al. 2024); values as in `repeat_components`.
 
-    >>> pass_all(np.array([[1, 1, 1], [1, 0, 1], [0, 0, 0]]))
+    >>> pass_all_repeats(np.array([[1, 1, 1], [1, 0, 1], [0, 0, 0]]))
     0.3333333333333333
     """
     return float(((values >= RIGHT) | np.isnan(values)).all(1).mean())
@@ -154,7 +156,7 @@ def repeat_columns(
     for name, row in values.items():
         parts = repeat_components(row, clusters)
         told = " + ".join(percent(share) for share in parts.shares()) if parts.total else "none"
-        cells[name] = [pass_all(row), repeat_flip_rate(row), told]
+        cells[name] = [pass_all_repeats(row), repeat_flip_rate(row), told]
     return columns, cells
 
 

@@ -81,7 +81,12 @@ def inputs_of_settings(notebook: str, settings: Mapping[str, Any]) -> dict[str, 
     """
     if notebook not in EXPERIMENTS:
         return {f"parameter {name}": repr(_tuples(value)) for name, value in settings.items()}
-    from workbench.evaluation.fingerprint import FORMERLY, build_parameters, declared_parameter_names, parameter_inputs
+    from workbench.evaluation.fingerprint import (
+        FORMERLY,
+        build_parameters,
+        declared_parameter_names,
+        parameter_inputs,
+    )
 
     kind = _experiment_class(notebook).parameters_class
     told = parameter_inputs(

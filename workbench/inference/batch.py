@@ -9,7 +9,7 @@ from typing import Any
 
 from workbench.errors import ConfigError, RateLimited
 from workbench.inference.budgets import Budget
-from workbench.inference.call_attempt import worst_input_tokens, worst_nanos
+from workbench.inference.call_attempt import worst_attempt_nanos, worst_attempt_tokens
 from workbench.inference.client import Client
 from workbench.inference.messages import PREFIX, Completion, Request, Routes
 from workbench.inference.prices import PriceTable
@@ -53,9 +53,9 @@ def estimate_batch(
 
 def _worst_batch_nanos(request: Request, prices: PriceTable, routers: Mapping[str, Routes]) -> int:
     if (routed := routers.get(request.model.removeprefix(PREFIX))) is None or not request.model.startswith(PREFIX):
-        return worst_nanos(prices, request)
-    tokens = worst_input_tokens(request)
-    arms = [worst_nanos(prices, request.to(arm.partition("@")[0]), tokens) for arm in routed.models]
+        return worst_attempt_nanos(prices, request)
+    tokens = worst_attempt_tokens(request)
+    arms = [worst_attempt_nanos(prices, request.to(arm.partition("@")[0]), tokens) for arm in routed.models]
     return max(arms[1:], default=0) + arms[0] if routed.cascade else max(arms)
 
 

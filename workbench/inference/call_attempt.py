@@ -38,7 +38,7 @@ from workbench.telemetry.spans import Span, Tracing, span_here
 _TOLD_CHARACTERS = 200
 
 
-def answer_validator(request: Request) -> Any:
+def attempt_answer_validator(request: Request) -> Any:
     """Validator of jsonschema's for the answers to a request; None where it asks for no schema.
 
     Raises
@@ -80,21 +80,21 @@ TOKENS_PER_MESSAGE = 8
 TOKENS_FOR_TOOLS, TOKENS_PER_PICTURE = 600, 4000
 
 
-def worst_nanos(prices: PriceTable, request: Request, tokens: int | None = None) -> int:
-    """Nano-dollars of one attempt at most; ``tokens`` is its `worst_input_tokens`, where those are known already.
+def worst_attempt_nanos(prices: PriceTable, request: Request, tokens: int | None = None) -> int:
+    """Nano-dollars of one attempt at most; ``tokens`` is its `worst_attempt_tokens`, where those are known already.
 
     Raises
     ------
     UnknownPrice
         If the model has no price, or none for a cache of an hour where the request asks for one.
     """
-    tokens = worst_input_tokens(request) if tokens is None else tokens
+    tokens = worst_attempt_tokens(request) if tokens is None else tokens
     return prices.worst_nanos(
         request.model, input_tokens=tokens, max_tokens=request.max_tokens, keeps_long=request.keeps_long
     )
 
 
-def worst_input_tokens(request: Request) -> int:
+def worst_attempt_tokens(request: Request) -> int:
     """Upper bound of the prompt's tokens: byte-level vocabularies make at most one of each UTF-8 byte.
 
     For what vendors count beside the text it has an allowance.
@@ -152,7 +152,7 @@ def may_be_billed(error: BaseException) -> bool:
 
 
 @contextmanager
-def chat_span(
+def attempt_span(
     tracing: Tracing | None, request: Request, told: Mapping[str, Any], place: Any = None
 ) -> Iterator[Span | None]:
     """Span of one attempt, None where nothing is traced; an exception inside is recorded and goes on.
@@ -299,8 +299,8 @@ class CallAccount:
             If the state database does not take what came of it.
         """
         refuse_offline(f"asking {request.model}")
-        books, tokens, whole_s = self.books, worst_input_tokens(request), timeout_s
-        worst, validator = worst_nanos(books.prices, request, tokens), answer_validator(request)
+        books, tokens, whole_s = self.books, worst_attempt_tokens(request), timeout_s
+        worst, validator = worst_attempt_nanos(books.prices, request, tokens), attempt_answer_validator(request)
         number, self.attempts = self.attempts, self.attempts + 1
         due = self.row(request, number, books.clock.now().isoformat(), cost_nanos=worst, status="unknown",
                        error_class="NeverSettled")  # fmt: skip
@@ -311,7 +311,7 @@ class CallAccount:
             timeout_s = min(timeout_s, self._left_s(request, attempt.slot))
             waited_s = attempt.slot.waited_s if attempt.slot else 0.0
             told = {"attempt": number + 1, "waited_s": waited_s or None}
-            with chat_span(books.tracing, request, told, self.place) as span, self._charged(span, attempt):
+            with attempt_span(books.tracing, request, told, self.place) as span, self._charged(span, attempt):
                 attempt.due = due = replace(due, started=books.clock.now().isoformat())
                 attempt.began = books.clock.monotonic()
                 response = provider.complete(request, timeout_s=timeout_s, on_text=shown if on_text else None)
@@ -434,7 +434,7 @@ class CallAccount:
         if self.books.ledger:
             self.books.ledger.add([row])
         told = {f"cache.{k}": v for k, v in shown.items()} | {"cache.hit": bool(hit) or None, "source": status}
-        with chat_span(self.books.tracing, request, told, self.place) as span:
+        with attempt_span(self.books.tracing, request, told, self.place) as span:
             note_attempt(span, response, 0, free=True)
 
     def row(
@@ -477,7 +477,7 @@ class _Shown:
             self.on_text(text)
 
 
-def provider_of(providers: Mapping[str, Provider], model: str) -> Provider:
+def attempt_provider(providers: Mapping[str, Provider], model: str) -> Provider:
     """Provider with the longest prefix of the model's name.
 
     Raises

@@ -18,7 +18,7 @@ from workbench.errors import (
     WorkbenchError,
 )
 from workbench.inference.budgets import DEFAULT_BUDGETS, Budget
-from workbench.inference.call_attempt import Books, CallAccount, provider_of, tell_route
+from workbench.inference.call_attempt import Books, CallAccount, attempt_provider, tell_route
 from workbench.inference.call_tapes import current_tape, why_again
 from workbench.inference.failover import Cooldowns, RetryPolicy, call_with_failover
 from workbench.inference.hosted_models import LiteLLMProvider, Provider
@@ -312,7 +312,7 @@ class Client:
             return call_with_failover(
                 (request.model, *how.fallbacks),
                 lambda model, **limits: account.ask(
-                    provider_of(self.providers, model), request.to(model), on_text=how.on_text, **limits
+                    attempt_provider(self.providers, model), request.to(model), on_text=how.on_text, **limits
                 ),
                 policy=how.policy,
                 cooldowns=self.cooldowns,

@@ -21,7 +21,7 @@ from workbench.errors import (
     Throttled,
     unknown_name,
 )
-from workbench.inference.call_attempt import Books, CallAccount, worst_input_tokens
+from workbench.inference.call_attempt import Books, CallAccount, worst_attempt_tokens
 from workbench.inference.call_tapes import refuse_offline
 from workbench.inference.encoders import MiniLM, MiniLML3, WordLlama, unit_vectors
 from workbench.inference.failover import Cooldowns, RetryPolicy, call_with_failover
@@ -58,7 +58,7 @@ class Embedder(Protocol):
 UNREAD_SHARE = 1 / 3
 
 
-def unread_texts(embedder: Embedder, texts: Sequence[str], *, strict: bool = False) -> np.ndarray:
+def unread_by_embedder(embedder: Embedder, texts: Sequence[str], *, strict: bool = False) -> np.ndarray:
     """Which texts an encoder cannot read, shape (texts,): more than a third of their characters says nothing to it.
 
     An encoder that does not say what it knows, as a hosted one, is taken to read everything.
@@ -69,14 +69,14 @@ def unread_texts(embedder: Embedder, texts: Sequence[str], *, strict: bool = Fal
         Whether one unknown piece is too much: "what does ✅ mean" and "what does ❌ mean" have the same vector.
 
     >>> from workbench.testing import HashEmbedder
-    >>> unread_texts(HashEmbedder(), ["any", "text"]).tolist()
+    >>> unread_by_embedder(HashEmbedder(), ["any", "text"]).tolist()
     [False, False]
     """
-    found, pieces = unread_text_share(embedder, texts) > UNREAD_SHARE, getattr(embedder, "unknown_share", None)
+    found, pieces = unread_share_of_embedder(embedder, texts) > UNREAD_SHARE, getattr(embedder, "unknown_share", None)
     return found | (pieces(texts) > 0) if strict and pieces and texts else found
 
 
-def unread_text_share(embedder: Embedder, texts: Sequence[str]) -> np.ndarray:
+def unread_share_of_embedder(embedder: Embedder, texts: Sequence[str]) -> np.ndarray:
     """Share of the characters of each text that an encoder does not read, shape (texts,); 0 where it does not say.
 
     It is what the encoder's ``unread_share`` says, else its ``unknown_share``, of its pieces.
@@ -231,7 +231,7 @@ class HostedEmbedder:
         part: list[str] = []
         size = weight = 0
         for text in texts:
-            tokens, bound = self._tokens(text, most), worst_input_tokens(_embedding_request(self.model, (text,)))
+            tokens, bound = self._tokens(text, most), worst_attempt_tokens(_embedding_request(self.model, (text,)))
             if part and (len(part) == most or size + tokens > self.vendor.tokens or weight + bound > announced):
                 yield part
                 part, size, weight = [], 0, 0
@@ -271,7 +271,11 @@ class HostedEmbedder:
                 self.books.clock.sleep(max(error.retry_after_s or 0.0, _PAUSE_S))
 
     def _call(self, texts: tuple[str, ...]) -> np.ndarray:
-        request, clock, encoding = _embedding_request(self.model, texts), self.books.clock, _Encoding(self._dimension)
+        request, clock, encoding = (
+            _embedding_request(self.model, texts),
+            self.books.clock,
+            _HostedEncoding(self._dimension),
+        )
         deadline = clock.monotonic() + self.policy.deadline_s
         with self.books.span(f"call {self.model}") as span:
             account = CallAccount(
@@ -306,7 +310,7 @@ def _embedding_too_early(error: CallFailed) -> bool:
 
 
 @dataclass(slots=True, eq=False)
-class _Encoding:
+class _HostedEncoding:
     """A provider whose answers are vectors, kept here, and no text; ``dimension`` is theirs where it is known."""
 
     dimension: int = 0
@@ -316,7 +320,7 @@ class _Encoding:
         del on_text
         load_litellm()  # seconds, once, which are not the provider's
         started = time.monotonic()
-        ask = partial(_ask_vectors, request, timeout_s)
+        ask = partial(_ask_embedding_vectors, request, timeout_s)
         with closing(stream_in_time(ask, timeout_s=timeout_s, asked=request.model)) as came:
             self.vectors, model, usage = next(came)
         if self.dimension and self.vectors.shape[1] != self.dimension:
@@ -335,7 +339,7 @@ class _NoRetries(int):
         return True
 
 
-def _ask_vectors(request: Request, timeout_s: float, give: Callable[[_Answer], bool]) -> None:
+def _ask_embedding_vectors(request: Request, timeout_s: float, give: Callable[[_Answer], bool]) -> None:
     texts = [message["content"] for message in request.messages]
     options = {"num_retries": 0, "max_retries": _NoRetries(0), "timeout": max(1, math.ceil(timeout_s))}
     try:

@@ -92,13 +92,13 @@ class MiniLM:
         out = np.zeros((len(texts), self.dimension), np.float32)
         for start in range(0, len(texts), _TOKENIZED):
             encoded = self._tokenizer.encode_batch(list(texts[start : start + _TOKENIZED]))
-            for rows in _texts_of_equal_length([len(e.ids) for e in encoded]):
+            for rows in _encoder_texts_of_equal_length([len(e.ids) for e in encoded]):
                 ids = np.array([encoded[i].ids for i in rows], np.int64)
                 mask = np.ones_like(ids)
                 feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
                 asked = {name: value for name, value in feed.items() if name in fed}
                 hidden = session.run(self._hidden and [self._hidden], asked)[0]
-                out[[start + i for i in rows]] = mean_pooled_vectors(hidden, mask)
+                out[[start + i for i in rows]] = mean_pooled_encoding(hidden, mask)
         return out
 
     def unknown_share(self, texts: Sequence[str]) -> np.ndarray:
@@ -125,7 +125,7 @@ class MiniLM:
         """
         out = np.zeros(len(texts))
         for i, encoded in self._odd(texts):
-            out[i] = _unread_piece_share(self._whole, texts[i], encoded)
+            out[i] = _encoder_unread_share(self._whole, texts[i], encoded)
         return out
 
     def offsets(self, text: str) -> list[tuple[int, int]]:
@@ -145,7 +145,7 @@ def _pieces_of_texts(tokenizer: Any, texts: Sequence[str]) -> Iterator[Any]:
         yield from tokenizer.encode_batch(list(texts[start : start + _CUT]), add_special_tokens=False)
 
 
-def _unread_piece_share(tokenizer: Any, text: str, encoded: Any) -> float:
+def _encoder_unread_share(tokenizer: Any, text: str, encoded: Any) -> float:
     unknown = tokenizer.token_to_id("[UNK]")
     if text.isascii() and unknown not in encoded.ids:
         return 0.0
@@ -234,10 +234,10 @@ _LONG_WORD = re.compile(r"[^ \t\n\r]{101}")
 _RUN_TOKENS = 256
 
 
-def _texts_of_equal_length(lengths: Sequence[int]) -> Iterator[list[int]]:
+def _encoder_texts_of_equal_length(lengths: Sequence[int]) -> Iterator[list[int]]:
     """Positions of equal lengths, as many together as make no more than 256 tokens, but one at least.
 
-    >>> list(_texts_of_equal_length([100, 7, 100, 100, 256]))
+    >>> list(_encoder_texts_of_equal_length([100, 7, 100, 100, 256]))
     [[1], [0, 2], [3], [4]]
     """
     order = sorted(range(len(lengths)), key=lambda i: lengths[i])
@@ -246,7 +246,7 @@ def _texts_of_equal_length(lengths: Sequence[int]) -> Iterator[list[int]]:
         yield from (rows[i : i + most] for i in range(0, len(rows), most))
 
 
-def mean_pooled_vectors(hidden: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def mean_pooled_encoding(hidden: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Unit vectors of texts from those of their tokens: the mean over the tokens that the mask keeps.
 
     Parameters

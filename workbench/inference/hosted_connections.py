@@ -5,8 +5,8 @@ the rest on the connection. httpcore keeps such a connection, and its next reque
 its own answer. HTTP/1.1 has no field that would tell. Therefore every request says ``Connection: close``: the protocol
 state of httpcore then allows no second one. What that costs is measured by ``tests/benchmarks/bench_connections.py``.
 
-An attempt closes what it opened, see `responses_closed`, and each request has a pool of its own. A stream that is given
-up in an exception is else closed when Python collects it, which may be while the same thread holds the lock of
+An attempt closes what it opened, see `connections_closed`, and each request has a pool of its own. A stream that is
+given up in an exception is else closed when Python collects it, which may be while the same thread holds the lock of
 httpcore's pool; closing takes that lock, and no request of the client ever goes on (httpcore 1.0.9).
 """
 
@@ -56,10 +56,10 @@ def one_connection_per_request(client: httpx.Client) -> httpx.Client:
         client.event_hooks = {
             "request": [*hooks["request"], _last_request],
             "response": [
-                _note_response,
-                _check_whose_response,
-                _check_told_error,
-                _check_streamed_response,
+                _note_on_connection,
+                _check_whose_connection,
+                _check_connection_error,
+                _check_streamed_on_connection,
                 *hooks["response"],
             ],
         }
@@ -98,7 +98,7 @@ def guard_connections(litellm: Any) -> None:
 
 
 @contextmanager
-def responses_closed() -> Iterator[None]:
+def connections_closed() -> Iterator[None]:
     """Close, when the block ends, each response that a guarded client got in it, read or not."""
     opened: list[httpx.Response] = []
     token = _OPENED.set(opened)
@@ -110,7 +110,7 @@ def responses_closed() -> Iterator[None]:
             response.close()
 
 
-def _note_response(response: httpx.Response) -> None:
+def _note_on_connection(response: httpx.Response) -> None:
     if (opened := _OPENED.get()) is not None:
         opened.append(response)
 
@@ -141,7 +141,7 @@ def _last_request(request: httpx.Request) -> None:
     request.headers.setdefault(REQUEST_ID, str(uuid.uuid4()))
 
 
-def _check_whose_response(response: httpx.Response) -> None:
+def _check_whose_connection(response: httpx.Response) -> None:
     request, came = response.request, response.headers
     sent = request.headers.get(REQUEST_ID)
     if came.get(REQUEST_ID, sent) != sent:
@@ -158,7 +158,7 @@ def _check_whose_response(response: httpx.Response) -> None:
             )
 
 
-def _check_told_error(response: httpx.Response) -> None:
+def _check_connection_error(response: httpx.Response) -> None:
     """Raise the error that an answer tells although its status is that of success: litellm reads each in its own way.
 
     Of a stream of events the first one is looked at, before which nothing was said, and each that ends in a failure;
@@ -169,14 +169,14 @@ def _check_told_error(response: httpx.Response) -> None:
     if not response.is_success:
         return
     if kind == "text/event-stream":
-        _watch_stream_events(response)
+        _watch_connection_events(response)
     elif kind.endswith(("/json", "+json")):
         short = 0 < int(came.get("content-length") or 0) <= _SHORT_BYTES
         if short or not _STREAM.search(response.request.read()):
-            _raise_told_error(response.read(), came)
+            _raise_connection_error(response.read(), came)
 
 
-def _watch_stream_events(response: httpx.Response) -> None:
+def _watch_connection_events(response: httpx.Response) -> None:
     plain = response.iter_bytes
 
     def iter_bytes(chunk_size: int | None = None) -> Iterator[bytes]:
@@ -187,19 +187,19 @@ def _watch_stream_events(response: httpx.Response) -> None:
                 if line.startswith(b"data:"):
                     data = line.removeprefix(b"data:").strip()
                     if first or ends_in_failure(data.decode(errors="replace")):
-                        _raise_told_error(data, response.headers)
+                        _raise_connection_error(data, response.headers)
                     first = False
             yield piece
 
     response.iter_bytes = iter_bytes  # type: ignore[method-assign]  # what lines and texts are made of too
 
 
-def _raise_told_error(body: bytes, headers: Mapping[str, str]) -> None:
+def _raise_connection_error(body: bytes, headers: Mapping[str, str]) -> None:
     if told := error_told_inside(body.decode(errors="replace"), headers):
         raise told
 
 
-def _check_streamed_response(response: httpx.Response) -> None:
+def _check_streamed_on_connection(response: httpx.Response) -> None:
     """Refuse a whole answer in the place of a stream, of which litellm makes a good answer without any text.
 
     An error in such a body is left to its reader. If a server calls its stream JSON, it is read as a stream.

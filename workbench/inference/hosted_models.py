@@ -29,12 +29,12 @@ IDS_KEPT = 20_000
 _LEAST_DRAWN = 16
 
 
-class AnswerIds:
+class HostedAnswerIds:
     """Ids of the newest answers with the hashes of the requests that they answered; safe to use from several threads.
 
     An id that comes again with the same request is a gateway's cached answer, and is that request's own.
 
-    >>> ids = AnswerIds()
+    >>> ids = HostedAnswerIds()
     >>> [ids.belongs("chatcmpl-9f8e7d6c5b4a39281706", request) for request in ("a", "a", "b")]
     [True, True, False]
     """
@@ -56,12 +56,12 @@ class AnswerIds:
 
 
 @cache
-def hosted_answer_ids(place: str) -> AnswerIds:
+def hosted_answer_ids(place: str) -> HostedAnswerIds:
     """Ids of this process in one place, the "body" or a "header" of an answer.
 
     All clients share them: what one tenant's client was given must not reach another tenant's.
     """
-    return AnswerIds()
+    return HostedAnswerIds()
 
 
 @dataclass(slots=True)
@@ -80,7 +80,7 @@ class HostedAnswer:
     logprobs: list[float] = field(default_factory=list)
     keeps_long: bool = False  # whether the request asked the vendor's prompt cache for an hour
     request: str = ""  # hash of what was asked
-    ids: AnswerIds = field(default_factory=AnswerIds)
+    ids: HostedAnswerIds = field(default_factory=HostedAnswerIds)
     _latest: dict[int, list[str]] = field(default_factory=dict)  # by index the call that is coming
 
     @property
@@ -141,7 +141,7 @@ def answer_confidence(logprobs: list[float]) -> float | None:
     return round(min(math.exp(sum(logprobs) / len(logprobs)), 1.0), 4) if logprobs else None
 
 
-def read_whole_answer(came: Any, answer: HostedAnswer) -> None:
+def read_hosted_answer(came: Any, answer: HostedAnswer) -> None:
     """Read an answer of litellm's that came at once.
 
     Raises
@@ -155,13 +155,13 @@ def read_whole_answer(came: Any, answer: HostedAnswer) -> None:
     answer.count(getattr(came, "usage", None))
 
 
-def read_answer_part(chunk: Any, answer: HostedAnswer) -> None:
+def read_hosted_part(chunk: Any, answer: HostedAnswer) -> None:
     """Read one chunk of a stream of litellm's."""
     if chunk.choices:
         _read_hosted_message(chunk, chunk.choices[0].delta, answer)
 
 
-def read_stream_end(stream: Any, answer: HostedAnswer, *, finished: bool) -> None:
+def read_hosted_stream_end(stream: Any, answer: HostedAnswer, *, finished: bool) -> None:
     """Close a stream of litellm's that was read to its end.
 
     litellm makes up a reason to finish and a count of tokens where the provider sent none; ``finished`` is whether it
@@ -251,20 +251,20 @@ class LiteLLMProvider:
         return answer.response()
 
     def _ask(self, request: Request, timeout_s: float, stream: bool, give: Callable[[_Part], bool]) -> None:
-        from workbench.inference.hosted_connections import responses_closed
+        from workbench.inference.hosted_connections import connections_closed
 
         try:
-            with responses_closed():  # not every vendor's stream in litellm can be closed
+            with connections_closed():  # not every vendor's stream in litellm can be closed
                 came = load_litellm().completion(**self._arguments(request, timeout_s, stream=stream))
                 if not stream:
-                    give((read_whole_answer, came))
+                    give((read_hosted_answer, came))
                     return
                 finished = False
                 for chunk in came:
                     finished = finished or bool(came.received_finish_reason or came.intermittent_finish_reason)
-                    if give((read_answer_part, chunk)):
+                    if give((read_hosted_part, chunk)):
                         return
-                give((partial(read_stream_end, finished=finished), came))
+                give((partial(read_hosted_stream_end, finished=finished), came))
         except Exception as error:  # litellm raises its own errors, openai's, httpx's and plain ones
             raise typed_provider_error(error, request.model) from error
 
@@ -296,10 +296,10 @@ class LiteLLMProvider:
         if request.schema:
             schema = {"name": "answer", "schema": dict(request.schema), "strict": True}
             given["response_format"] = {"type": "json_schema", "json_schema": schema}
-        return given | _sampling_arguments(request, model, logprobs=self.logprobs)
+        return given | _hosted_sampling(request, model, logprobs=self.logprobs)
 
 
-def _sampling_arguments(request: Request, model: str, *, logprobs: bool) -> dict[str, Any]:
+def _hosted_sampling(request: Request, model: str, *, logprobs: bool) -> dict[str, Any]:
     """Temperature, seed and whether to give probabilities, each only where litellm knows that the model takes it."""
     litellm, given = load_litellm(), {"temperature": request.temperature}
     takes = litellm.get_supported_openai_params(model=model) or ()

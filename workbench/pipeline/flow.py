@@ -21,7 +21,7 @@ from workbench.orchestration.steps import FlowRun, StepCall, flow, outside
 from workbench.orchestration.user_modules import files_of_module, import_module_of
 from workbench.records import Document, Query, content_hash
 from workbench.routing.prompts import Prompts, load_prompts
-from workbench.routing.recorded_hits import Search, accepted_search
+from workbench.routing.recorded_hits import Search, accepted_hits_search
 from workbench.routing.recorded_outcomes import ANSWER, FIND
 from workbench.telemetry.attribution import attributed
 
@@ -126,12 +126,14 @@ class Library:
         """Documents, prompts and search of one evalset."""
         if evalset not in self._shelves:
             found = load_evalset(evalset, settings=self._settings)
-            self._shelves[evalset] = Shelf(found, self._search or accepted_search(found, self._settings))
+            self._shelves[evalset] = Shelf(found, self._search or accepted_hits_search(found, self._settings))
         return self._shelves[evalset]
 
     def add(self, name: str, evalset: Evalset) -> "Shelf":
         """Keep an evalset that is loaded already, also one of another folder, by the name that plans have for it."""
-        return self._shelves.setdefault(name, Shelf(evalset, self._search or accepted_search(evalset, self._settings)))
+        return self._shelves.setdefault(
+            name, Shelf(evalset, self._search or accepted_hits_search(evalset, self._settings))
+        )
 
 
 class Shelf:

@@ -16,7 +16,7 @@ from workbench.pipeline.flow import is_function, is_vague, own_rewriter, rewrite
 from workbench.records import Document, Query, content_hash
 from workbench.routing.prompts import Prompts, load_prompts
 from workbench.routing.record_answers import budgeted_client, record_all_answers
-from workbench.routing.recorded_hits import Search, accepted_search, recorded_hit_rows
+from workbench.routing.recorded_hits import Search, accepted_hits_search, recorded_hit_rows
 from workbench.routing.recorded_outcomes import ANSWER, FIND, RecordedRequest, recording_file
 
 OFF = "off"
@@ -158,7 +158,7 @@ def record_rewrites(
     if is_function(by):
         own_rewriter(by, settings.root)
     found = load_evalset(evalset, settings=settings)
-    prompts, search = load_prompts(found), search or accepted_search(found, settings)
+    prompts, search = load_prompts(found), search or accepted_hits_search(found, settings)
     if questions is not None and questions < 1:
         raise ConfigError(f"questions is a number from 1 on, found {questions}")
     asks = [*models, *([] if is_function(by) else [by])]

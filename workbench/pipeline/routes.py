@@ -11,13 +11,13 @@ from workbench.errors import ConfigError, EvalsetError, RecordingMiss
 from workbench.evalset.evalset import Evalset
 from workbench.evalset.outcomes import Outcomes, outcomes_of
 from workbench.evaluation.accepted_decision import decision_path
-from workbench.evaluation.fingerprint import encoder_inputs
+from workbench.evaluation.fingerprint import fingerprint_of_encoder
 from workbench.inference.embedding import load_embedder
 from workbench.inference.messages import Request, Route, Routes
-from workbench.inference.prices import PriceTable, embed_query
+from workbench.inference.prices import PriceTable, price_of_query_embedding
 from workbench.inference.recordings import Recordings, record_command
 from workbench.records import Decision, Document
-from workbench.retrieval.ingest import VectorCache
+from workbench.retrieval.ingest import IngestVectorCache
 from workbench.routing.accepted_router import HITS, accepted_router, load_routed
 from workbench.routing.policies import POLICIES, Router, check_policy, load_router, make_policy
 from workbench.routing.prompts import Prompts
@@ -192,7 +192,7 @@ def _fitted_route_policy(
     """A policy fitted on dev, with its picks for the questions of both splits."""
     policy, inputs = make_policy(name, outcomes.models), dict[str, str]()
     if policy.reads == "vectors":
-        policy = replace(policy, embed_usd=prices.cost_usd([embed_query(embedder)]))
+        policy = replace(policy, embed_usd=prices.cost_usd([price_of_query_embedding(embedder)]))
         outcomes, inputs = _route_vectors(outcomes, embedder, settings)
     dev, test = outcomes.part("dev"), outcomes.part("test")
     best = int(dev.quality.mean(0).argmax())
@@ -207,7 +207,7 @@ def _served_route(
     routes: Routes, router: Router, prices: PriceTable, embedder: str, inputs: Mapping[str, str]
 ) -> ServedRoute:
     reads = router.reads == "vectors"
-    amounts = prices.amounts([embed_query(embedder)]) if reads else {}
+    amounts = prices.amounts([price_of_query_embedding(embedder)]) if reads else {}
     return ServedRoute(routes, router.overhead_usd, amounts, inputs)
 
 
@@ -221,8 +221,8 @@ def _route_outcomes(evalset: Evalset, prices: PriceTable, models: Sequence[str],
 def _route_vectors(outcomes: Outcomes, embedder: str, settings: Settings) -> tuple[Outcomes, dict[str, str]]:
     encoder, requests = load_embedder(embedder, settings), outcomes.requests
     with attributed(purpose="eval"):
-        vectors, _ = VectorCache(settings.cache / "vectors.sqlite").embed(requests.prompts, encoder)
-    return replace(outcomes, requests=replace(requests, vectors=np.asarray(vectors))), encoder_inputs(encoder)
+        vectors, _ = IngestVectorCache(settings.cache / "vectors.sqlite").embed(requests.prompts, encoder)
+    return replace(outcomes, requests=replace(requests, vectors=np.asarray(vectors))), fingerprint_of_encoder(encoder)
 
 
 def _route_documents(

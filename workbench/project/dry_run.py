@@ -14,7 +14,7 @@ from workbench.caching.notebook import CachingExperiment
 from workbench.caching.verifiers import MODEL, verifier_asked
 from workbench.config import Settings
 from workbench.evalset.evalset import Evalset, load_evalset
-from workbench.evalset.traffic import load_pairs, load_stream
+from workbench.evalset.traffic import load_traffic_pairs, load_traffic_stream
 from workbench.evaluation.compare import MIN_CLUSTERS
 from workbench.evaluation.decision import MIN_DEV_CLUSTERS
 from workbench.evaluation.finalists import FEWEST, MOST
@@ -27,7 +27,7 @@ from workbench.pipeline.notebook import PipelineExperiment
 from workbench.pipeline.routes import embedder_of_routes
 from workbench.rendering.progress import duration, waiting
 from workbench.retrieval.arms import CHUNKERS, FITTED, make_arms
-from workbench.retrieval.ingest import VectorCache
+from workbench.retrieval.ingest import IngestVectorCache
 from workbench.retrieval.notebook import RetrievalExperiment
 from workbench.routing.notebook import RoutingExperiment
 from workbench.runner.accept_and_check import evalset_of
@@ -99,7 +99,7 @@ def _dry_run(found: Any, p: Mapping[str, Any], settings: Settings) -> DryRun:
         case RetrievalExperiment():
             return _dry_run_of_retrieval(p, found.evalset, settings)
         case CachingExperiment():
-            pairs, stream = load_pairs(found.evalset.path)[0], load_stream(found.evalset.path)
+            pairs, stream = load_traffic_pairs(found.evalset.path)[0], load_traffic_stream(found.evalset.path)
             texts = {
                 "requests": stream.queries,
                 "questions of pairs": [t for x in pairs for t in (x.query_a, x.query_b)],
@@ -159,7 +159,7 @@ def _dry_run_embedding(
     """What is to be embedded of it, and the seconds; a hosted encoder is not asked."""
     path, told, missing = settings.cache / "vectors.sqlite", list[str](), dict[str, None]()
     for what, each in texts.items():
-        new = VectorCache(path).missing(each, embedder) if path.is_file() else list(dict.fromkeys(each))
+        new = IngestVectorCache(path).missing(each, embedder) if path.is_file() else list(dict.fromkeys(each))
         missing |= dict.fromkeys(new)
         told.append(f"to embed: {len(new):,} new texts of {len(each):,} {what}, with {embedder.encoder_id}")
     if not missing:

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from workbench.config import Settings, load_settings
 from workbench.errors import ConfigError, Defect, EvalsetError
 from workbench.evalset.cells import shown_cell
-from workbench.evalset.corpus import Quotes
+from workbench.evalset.corpus import CorpusQuotes
 from workbench.evalset.files import (
     TABLES,
     Judgement,
@@ -30,7 +30,7 @@ from workbench.evalset.folder import (
     QUERY_KEYS,
     Tell,
     documents_of_rows,
-    judgement_defects,
+    folder_judgement_defects,
     queries_of_rows,
     write_evalset_folder,
 )
@@ -38,7 +38,7 @@ from workbench.evalset.imports.document_tables import (
     DOCUMENT_NAMES,
     QUERY_NAMES,
     beir_rows_of_table,
-    judgements_of_queries,
+    judgements_in_query_table,
     ungraded_documents,
 )
 from workbench.evalset.imports.judgement_sheets import SHEET, write_judgement_sheet
@@ -120,16 +120,20 @@ def understand_evalset(
     """
     tables = _TableSources(query, questions_query, settings)
     with waiting("reading documents"):
-        found, lines, defects = _read_documents(documents, rename_documents, tables)
+        found, lines, defects = _read_new_documents(documents, rename_documents, tables)
     with waiting("reading questions"):
-        queries, judged, told, wrong = _read_questions(str(questions), rename_questions, tables, Quotes(found))
+        queries, judged, told, wrong = _read_new_questions(
+            str(questions), rename_questions, tables, CorpusQuotes(found)
+        )
     known = Counter(d.doc_id for d in found)
     if twice := sorted(key for key, count in known.items() if count > 1):
         defects.append(
             Defect(", ".join(map(database_without_secrets, documents)), 0, f"two documents have the id {twice[0]!r}")
         )
     judged = [replace(j, doc_id=_page_id_below(j.doc_id, documents, known)) for j in judged]
-    wrong += judgement_defects(database_without_secrets(str(questions)), judged, {q.query_id for q in queries}, known)
+    wrong += folder_judgement_defects(
+        database_without_secrets(str(questions)), judged, {q.query_id for q in queries}, known
+    )
     if defects or wrong:
         raise EvalsetError("these files cannot be used; correct these places:", [*defects, *wrong])
     return NewEvalset(tuple(found), tuple(queries), tuple(judged), (*lines, *told))
@@ -175,7 +179,7 @@ class _TableSources:
             return read_table(Path(source)), []
 
 
-def _read_documents(
+def _read_new_documents(
     given: Sequence[str], rename: Mapping[str, str], tables: _TableSources
 ) -> tuple[list[Document], list[str], list[Defect]]:
     """Documents of pages or tables, what they were taken for, and what cannot be used."""
@@ -199,10 +203,10 @@ def _read_documents(
             lines.append(f"not read: {most}{more}; pages end in {', '.join(PAGES)}")
     for source in [*(str(path) for path in paths if path.suffix.lower() in TABLES), *stored]:
         read, dropped = tables.read(source, tables.query)
-        table, told = _named_table(read, DOCUMENT_NAMES, _GUESSES, rename, "text", _made_id_stem(read.path))
+        table, told = _new_evalset_table(read, DOCUMENT_NAMES, _GUESSES, rename, "text", _made_id_stem(read.path))
         rows, rest, wrong = beir_rows_of_table(table, DOCUMENT_NAMES, DOCUMENT_KEYS)
         found, _, odd = documents_of_rows(str(read.path), rows)
-        documents, defects = documents + found, defects + _shared_ids(read.path, told, odd) + wrong + odd
+        documents, defects = documents + found, defects + _shared_new_ids(read.path, told, odd) + wrong + odd
         lines.append(f"{len(found):,} documents of {read.path}: {_said(told, [*rest, *dropped])}")
     if not documents and not defects:
         asked, inside = ", ".join(given), [p for path in paths for p in sorted(path.glob("*.lance")) if p.is_dir()]
@@ -212,7 +216,7 @@ def _read_documents(
     return documents, lines, defects
 
 
-def _shared_ids(path: Path, taken: Mapping[str, str], defects: Sequence[Defect]) -> list[Defect]:
+def _shared_new_ids(path: Path, taken: Mapping[str, str], defects: Sequence[Defect]) -> list[Defect]:
     """What to do where several rows have one id: tables of a store often hold the parts of documents."""
     if not any(defect.problem.startswith("duplicate _id") for defect in defects):
         return []
@@ -225,8 +229,8 @@ def _made_id_stem(path: Path) -> str:
     return re.sub(r"[^\w.-]+", "-", path.name.rpartition("#")[2] if "#" in path.name else path.stem)
 
 
-def _read_questions(
-    source: str, rename: Mapping[str, str], tables: _TableSources, quotes: Quotes
+def _read_new_questions(
+    source: str, rename: Mapping[str, str], tables: _TableSources, quotes: CorpusQuotes
 ) -> tuple[list[Query], list[Judgement], list[str], list[Defect]]:
     """Questions, the judgements that they carry, what they were taken for, and what cannot be used."""
     path, stored = Path(source), is_document_database(source)
@@ -239,15 +243,15 @@ def _read_questions(
         queries = [Query(f"q{number}", line.strip(), cluster=f"q{number}") for number, line in lines]
         return queries, [], [f"{len(queries):,} questions of {path}: one per line, ids made up"], defects
     read, dropped = tables.read(source, tables.questions_query)
-    table, told = _named_table(read, QUERY_NAMES, _ASKED, rename, "text", "q")
+    table, told = _new_evalset_table(read, QUERY_NAMES, _ASKED, rename, "text", "q")
     rows, rest, defects = beir_rows_of_table(table, QUERY_NAMES, QUERY_KEYS)
     queries, _, wrong = queries_of_rows(str(read.path), rows)
-    judged, unread = judgements_of_queries(read.path, rows, quotes)
+    judged, unread = judgements_in_query_table(read.path, rows, quotes)
     said = f"{len(queries):,} questions of {read.path}: {_said(told, [*rest, *dropped])}"
     return queries, judged, [said, *ungraded_documents(read.path, rows)], [*defects, *wrong, *unread]
 
 
-def _named_table(
+def _new_evalset_table(
     table: TableFile, names: Names, guesses: Names, rename: Mapping[str, str], needed: str, prefix: str
 ) -> tuple[TableFile, dict[str, str]]:
     """Table under our names, and by our name the column that was taken, or how it was made up."""
@@ -259,7 +263,7 @@ def _named_table(
         if ours not in taken and (column := next((c for c in options if c in table.columns), None)):
             taken[ours] = column
     if needed not in taken:
-        taken[needed] = _longest_text_column(table, set(taken.values()))
+        taken[needed] = _new_longest_column(table, set(taken.values()))
     moves = {theirs: ours for ours, theirs in taken.items() if theirs != ours and ours not in rename.values()}
     table = renamed_columns(table, moves)
     if "_id" not in taken:
@@ -269,7 +273,7 @@ def _named_table(
     return table, taken
 
 
-def _longest_text_column(table: TableFile, taken: set[str]) -> str:
+def _new_longest_column(table: TableFile, taken: set[str]) -> str:
     """Column with the longest texts: what a document says, where no column is called so."""
     lengths = {
         column: sum(len(value) for _, row in table.rows if isinstance(value := row.get(column), str))
@@ -289,7 +293,7 @@ def _said(taken: Mapping[str, str], rest: Sequence[str]) -> str:
     return told + (f"; left out: {', '.join(rest)}" if rest else "")
 
 
-def tell_understood(understood: NewEvalset, say: Tell) -> None:
+def tell_new_evalset(understood: NewEvalset, say: Tell) -> None:
     """Say what was understood, with the first document and the first questions as they were read."""
     for line in understood.lines:
         say(line)

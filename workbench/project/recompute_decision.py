@@ -23,7 +23,7 @@ from workbench.evalset.corpus import count_locked_documents
 from workbench.evalset.evalset import Evalset
 from workbench.evalset.outcomes import DEV_SHARE, STORED_SCHEMA, Outcomes, load_outcomes, outcomes_of
 from workbench.evalset.outcomes import FILE as OUTCOMES
-from workbench.evalset.traffic import load_pairs, load_stream
+from workbench.evalset.traffic import load_traffic_pairs, load_traffic_stream
 from workbench.evaluation.accepted_decision import anchor_path
 from workbench.evaluation.compare import spent_confidence
 from workbench.evaluation.decision import ArmFacts, Outcome, decide, make_claims
@@ -199,7 +199,7 @@ def _recompute_clusters(notebook: str, evalset: Evalset, raw: RawOutcomes | None
         part = raw.outcomes.part(split)
         return dict(zip(part.prompt_ids, part.clusters.tolist(), strict=True))
     if notebook == "stack":
-        return {f"{i:05d}": cluster for i, cluster in enumerate(load_stream(evalset.path).clusters)}
+        return {f"{i:05d}": cluster for i, cluster in enumerate(load_traffic_stream(evalset.path).clusters)}
     return dict(evalset.split(split).clusters) if split in evalset.qrels else {}
 
 
@@ -403,7 +403,7 @@ def _recompute_cache_rates(accepted: AcceptedEvidence) -> Iterator[RecomputedPar
     """Rates and counts of caches from the committed hits; the exact one from the stream itself."""
     d, evalset = accepted.decision, accepted.evalset
     parameters = from_plain(CachingParameters, d.settings, "settings of the decision")
-    stream, (pairs, _) = load_stream(evalset.path), load_pairs(evalset.path)
+    stream, (pairs, _) = load_traffic_stream(evalset.path), load_traffic_pairs(evalset.path)
     limit, confidence = evalset.policy("caching").pair_limit, spent_confidence(d.rule.confidence, d.rule.use)
     study = CacheStudy(parameters, stream, pairs, limit, accepted.prices, confidence)
     part = study.parts["test"]

@@ -99,7 +99,7 @@ def _decision_differences(sides: RunSides) -> Iterator[str]:
     yield f"inputs that differ: {', '.join(changed) or 'none'}"
     if (table := run_arms_table(sides)).rows:
         yield table.to_text()
-    if (table := moved_items_table(sides)).rows:
+    if (table := run_moved_items_table(sides)).rows:
         yield table.to_text()
 
 
@@ -116,7 +116,7 @@ def run_arms_table(sides: RunSides) -> Table:
     return Table(columns, tuple(rows))
 
 
-def moved_items_table(sides: RunSides) -> Table:
+def run_moved_items_table(sides: RunSides) -> Table:
     """Items whose score moved most, of the arm that the second run decided for, the losses first."""
     arm = sides.decisions[1].arm
     frames = [f.filter(pl.col("arm") == arm).group_by("item_id").agg(pl.col("value").mean()) for f in sides.scores]

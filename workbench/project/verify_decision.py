@@ -19,7 +19,7 @@ from workbench.errors import ConfigError, MissingExtra, WorkbenchError
 from workbench.evalset.evalset import Evalset, load_evalset
 from workbench.evalset.files import read_parquet
 from workbench.evalset.outcomes import FILE as OUTCOMES
-from workbench.evalset.traffic import load_pairs, load_stream
+from workbench.evalset.traffic import load_traffic_pairs, load_traffic_stream
 from workbench.evaluation.accepted_decision import TEST_INPUTS, anchor_path, decision_path
 from workbench.evaluation.start import inputs_of_settings
 from workbench.extras import DISTRIBUTION, VERSION, is_installed
@@ -207,8 +207,8 @@ def _verify_found_inputs(accepted: AcceptedEvidence) -> dict[str, list[str]]:
     elif d.notebook == "pipeline":
         out |= _verify_pipeline_inputs(d, folder)
     elif d.notebook == "caching":
-        pairs, sha256 = load_pairs(folder)
-        out |= {"stream": [load_stream(folder).sha256], "pairs": [sha256]}
+        pairs, sha256 = load_traffic_pairs(folder)
+        out |= {"stream": [load_traffic_stream(folder).sha256], "pairs": [sha256]}
         if guard := make_guard(d.settings.get("guard", ())):
             out["guard"] = [guard.sha256((x.query_b, x.query_a) for x in pairs)]
     elif d.notebook == "stack" and "guard" in d.fingerprint.inputs:
@@ -258,7 +258,7 @@ def _verify_rule(accepted: AcceptedEvidence) -> Iterator[RecomputedPart]:
 
 def _verify_synthetic(accepted: AcceptedEvidence) -> bool:
     evalset: Evalset = accepted.evalset
-    made_up = accepted.decision.notebook in ("caching", "stack") and load_stream(evalset.path).synthetic
+    made_up = accepted.decision.notebook in ("caching", "stack") and load_traffic_stream(evalset.path).synthetic
     return evalset.synthetic or made_up
 
 

@@ -70,7 +70,7 @@ class Candidate:
     flags : tuple of str
         What a person has to look at: duplicates, personal data.
     status : {"open", "approved", "rejected"}
-        Only `approve_candidate` and `reject_candidate` change it, each with the name of who decided.
+        Only `approve_feedback_candidate` and `reject_feedback_candidate` change it, each with the name of who decided.
     """
 
     candidate_id: str
@@ -135,13 +135,13 @@ def feedback_trace_scores(engine: sa.Engine) -> sa.Select[tuple[str, float]]:
     return sa.select(_TABLE.c.trace_id, sa.func.min(_TABLE.c.score).label("score")).group_by(_TABLE.c.trace_id)
 
 
-def collect_candidates(evalset: str | Path, settings: Settings) -> tuple[int, tuple[str, ...]]:
+def collect_feedback_candidates(evalset: str | Path, settings: Settings) -> tuple[int, tuple[str, ...]]:
     """Make a candidate of every thumbs-down that is none yet; returns how many, and traces that are not stored."""
     folder = find_evalset(evalset, settings)
     engine = open_engine(settings.state_url)
     new, lost = [], []
     try:
-        known = load_candidates(folder)
+        known = load_feedback_candidates(folder)
         seen = {c.trace_id for c in known}
         asked = [(c.question, f"candidate {c.candidate_id}") for c in known if c.status != "rejected"]
         asked += [(str(row.get("text", "")), f"question {row.get('_id')}") for _, row in _feedback_queries(folder)]
@@ -154,7 +154,7 @@ def collect_candidates(evalset: str | Path, settings: Settings) -> tuple[int, tu
             except TraceError:
                 lost.append(said.trace_id)
                 continue
-            found = _candidate(said, trace, asked)
+            found = _feedback_candidate(said, trace, asked)
             asked.append((found.question, f"candidate {found.candidate_id}"))
             new.append(found)
     finally:
@@ -163,7 +163,7 @@ def collect_candidates(evalset: str | Path, settings: Settings) -> tuple[int, tu
     return len(new), tuple(lost)
 
 
-def load_candidates(folder: Path) -> list[Candidate]:
+def load_feedback_candidates(folder: Path) -> list[Candidate]:
     """Candidates of an evalset, each as it stands after all that was decided.
 
     Raises
@@ -180,7 +180,7 @@ def load_candidates(folder: Path) -> list[Candidate]:
     return list(out.values())
 
 
-def approve_candidate(
+def approve_feedback_candidate(
     evalset: str | Path,
     candidate_id: str,
     settings: Settings,
@@ -204,7 +204,7 @@ def approve_candidate(
         If nobody's name is given, the candidate is not open, or it is flagged and was not edited.
     """
     folder = find_evalset(evalset, settings)
-    found = _open_candidate(folder, candidate_id, by)
+    found = _open_feedback_candidate(folder, candidate_id, by)
     if found.flags and not question:
         raise ConfigError(
             f"candidate {candidate_id} is flagged: {'; '.join(found.flags)}. Give the question as it should stand, or "
@@ -228,16 +228,20 @@ def approve_candidate(
         path = folder / "qrels" / "dev.tsv"
         lines = [] if path.is_file() else ["query-id\tcorpus-id\tscore"]
         _append_feedback_lines(path, [*lines, *(f"{query_id}\t{doc_id}\t1" for doc_id in relevant)])
-    return _decide_candidate(folder, found, "approved", by, "")
+    return _decide_feedback_candidate(folder, found, "approved", by, "")
 
 
-def reject_candidate(evalset: str | Path, candidate_id: str, settings: Settings, *, by: str, reason: str) -> Candidate:
+def reject_feedback_candidate(
+    evalset: str | Path, candidate_id: str, settings: Settings, *, by: str, reason: str
+) -> Candidate:
     """Close an open candidate; it is not proposed again."""
     folder = find_evalset(evalset, settings)
-    return _decide_candidate(folder, _open_candidate(folder, candidate_id, by), "rejected", by, reason)
+    return _decide_feedback_candidate(
+        folder, _open_feedback_candidate(folder, candidate_id, by), "rejected", by, reason
+    )
 
 
-def candidates_table(candidates: Sequence[Candidate]) -> Table:
+def feedback_candidates_table(candidates: Sequence[Candidate]) -> Table:
     """One row a candidate; what users and models wrote is shown, never run."""
     rows = [(c.candidate_id, c.status, c.tenant_id, c.feature, c.question, c.answer, c.comment, "; ".join(c.flags),
              c.trace_id) for c in candidates]  # fmt: skip
@@ -245,18 +249,18 @@ def candidates_table(candidates: Sequence[Candidate]) -> Table:
     return Table.of(names, rows, "Candidates from feedback")
 
 
-def personal_data(text: str) -> list[str]:
+def feedback_personal_data(text: str) -> list[str]:
     """Kinds of personal data that a text seems to hold.
 
-    >>> personal_data("mail me at jane.doe@example.com"), personal_data("sort by 2 columns")
+    >>> feedback_personal_data("mail me at jane.doe@example.com"), feedback_personal_data("sort by 2 columns")
     (['e-mail address'], [])
     """
     return [kind for kind, pattern in PERSONAL.items() if pattern.search(text)]
 
 
-def _candidate(said: Feedback, trace: Trace, asked: Sequence[tuple[str, str]]) -> Candidate:
-    question, answer, tenant_id, feature = candidate_exchange(trace)
-    flags = [f"personal data: {kind}" for kind in personal_data(f"{question}\n{said.comment}")]
+def _feedback_candidate(said: Feedback, trace: Trace, asked: Sequence[tuple[str, str]]) -> Candidate:
+    question, answer, tenant_id, feature = feedback_exchange(trace)
+    flags = [f"personal data: {kind}" for kind in feedback_personal_data(f"{question}\n{said.comment}")]
     key = _key(question)
     flags += [f"same question as {where}" for text, where in asked if _key(text) == key][:1]
     if not question:
@@ -267,7 +271,7 @@ def _candidate(said: Feedback, trace: Trace, asked: Sequence[tuple[str, str]]) -
     )  # fmt: skip
 
 
-def candidate_exchange(trace: Trace) -> tuple[str, str, str, str]:
+def feedback_exchange(trace: Trace) -> tuple[str, str, str, str]:
     """The last question and answer that a trace keeps, its tenant and feature."""
     question = answer = tenant_id = feature = ""
     for row in trace.rows:
@@ -302,10 +306,10 @@ def _feedback_queries(folder: Path) -> list[tuple[int, dict[str, Any]]]:
     return read_jsonl(path) if path.is_file() else []
 
 
-def _open_candidate(folder: Path, candidate_id: str, by: str) -> Candidate:
+def _open_feedback_candidate(folder: Path, candidate_id: str, by: str) -> Candidate:
     if not by.strip():
         raise ConfigError("a person approves or rejects; say who with by=")
-    known = {c.candidate_id: c for c in load_candidates(folder)}
+    known = {c.candidate_id: c for c in load_feedback_candidates(folder)}
     if candidate_id not in known:
         raise ConfigError(f"{folder.name} has no candidate {candidate_id!r}; there are {', '.join(known) or 'none'}")
     if (found := known[candidate_id]).status != "open":
@@ -313,7 +317,7 @@ def _open_candidate(folder: Path, candidate_id: str, by: str) -> Candidate:
     return found
 
 
-def _decide_candidate(folder: Path, candidate: Candidate, status: Status, by: str, reason: str) -> Candidate:
+def _decide_feedback_candidate(folder: Path, candidate: Candidate, status: Status, by: str, reason: str) -> Candidate:
     decided = replace(candidate, status=status, by=by, reason=reason)
     _append_feedback(folder / FILE, [asdict(decided)])
     return decided

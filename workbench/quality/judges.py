@@ -129,12 +129,12 @@ class Judge:
         }
 
 
-def parse_verdict(text: str, *, pairwise: bool = False) -> float | None:
+def parse_judge_verdict(text: str, *, pairwise: bool = False) -> float | None:
     """Verdict that an answer begins with, also behind the word "verdict"; None for everything else.
 
-    >>> parse_verdict("Yes, because"), parse_verdict("**Verdict:** no"), parse_verdict("It might be.")
+    >>> parse_judge_verdict("Yes, because"), parse_judge_verdict("**Verdict:** no"), parse_judge_verdict("It might be.")
     (1.0, 0.0, None)
-    >>> parse_verdict("B", pairwise=True), parse_verdict("A and B are good", pairwise=True)
+    >>> parse_judge_verdict("B", pairwise=True), parse_judge_verdict("A and B are good", pairwise=True)
     (0.0, None)
     """
     words = _PAIR if pairwise else _SINGLE
@@ -223,7 +223,7 @@ def _judge_verdict_row(
     said: Mapping[str, object] = {}
     if isinstance(done, Completion):
         response = done.response
-        value = parse_verdict(response.text, pairwise=judge.pairwise)
+        value = parse_judge_verdict(response.text, pairwise=judge.pairwise)
         error = None if value is not None else "no verdict"
         said = {"ms": response.latency_ms, "usd": done.cost_usd, "why": response.text, "served": response.model}
     elif isinstance(done, ProviderError | RateLimited):
@@ -341,12 +341,12 @@ def judges_of(evalset: Evalset, what: JudgedAnswers) -> list[Judge]:
     return load_judges(evalset.path / FILE, what.rubric, what.metric)
 
 
-def verdict_file(evalset: Evalset, judge: Judge) -> Path:
+def judge_verdict_file(evalset: Evalset, judge: Judge) -> Path:
     """File of one judge's recorded verdicts."""
     return evalset.path / FOLDER / f"judge-{judge.name}.jsonl"
 
 
-def recorded_verdicts(
+def recorded_judge_verdicts(
     evalset: Evalset, judge: Judge, items: Sequence[Judged], prices: PriceTable
 ) -> tuple[pl.DataFrame, str]:
     """Verdicts of one judge out of its recordings, priced as they would be asked, with the hash of what was read.
@@ -356,7 +356,7 @@ def recorded_verdicts(
     RecordingMiss
         If a verdict is not recorded.
     """
-    recordings = Recordings(verdict_file(evalset, judge))
+    recordings = Recordings(judge_verdict_file(evalset, judge))
     client = Client({}, Books(prices), recordings=recordings)
     found = ask_judge(judge, items, client, max_cost_usd=float("inf"), tell=_nothing_of_replay)
     usd = [
@@ -366,7 +366,7 @@ def recorded_verdicts(
     return found.with_columns(cost_usd=pl.Series(usd, dtype=pl.Float64)), recordings.read_sha256()
 
 
-def record_verdicts(
+def record_judge_verdicts(
     evalset: Evalset,
     settings: Settings,
     *,
@@ -381,7 +381,7 @@ def record_verdicts(
     for judge in judges_of(evalset, what):
         if judges and judge.name not in judges:
             continue
-        recordings = Recordings(verdict_file(evalset, judge), live=True)
+        recordings = Recordings(judge_verdict_file(evalset, judge), live=True)
         mine = Client(client.providers, client.books, recordings=recordings)
         ask_judge(judge, answers.items, mine, max_cost_usd=max_cost_usd, tell=tell)
 

@@ -21,7 +21,7 @@ _LONGEST = 20_000  # characters of a text that are shown
 _FRAME = "white-space:pre-wrap;overflow-wrap:anywhere;max-height:20em;overflow:auto;margin:0;font-family:inherit"
 
 
-def can_be_shown() -> bool:
+def label_view_can_be_shown() -> bool:
     """Whether ipywidgets is installed and a kernel runs this."""
     if not is_installed("ipywidgets"):
         return False
@@ -30,7 +30,7 @@ def can_be_shown() -> bool:
     return hasattr(get_ipython(), "kernel")
 
 
-def sheet_table(sheet: Path, *, live: bool) -> Table:
+def label_sheet_table(sheet: Path, *, live: bool) -> Table:
     """What a sheet holds and how to grade it without widgets; ``live`` tells of the extra that brings them."""
     rows = label_sheet_rows(sheet)
     graded = sum(_label_grade_of(row) is not None for row in rows)
@@ -183,4 +183,4 @@ def view_or_table(sheet: Path, *, live: bool) -> Sequence[LabelView | Table]:
     """What the notebook shows of a sheet: the view where it can be clicked, else what to do; nothing of no sheet."""
     if not sheet.is_file():
         return ()
-    return (LabelView(sheet),) if live and can_be_shown() else (sheet_table(sheet, live=live),)
+    return (LabelView(sheet),) if live and label_view_can_be_shown() else (label_sheet_table(sheet, live=live),)

@@ -167,7 +167,7 @@ class LicenceEvidence:
     model: str = ""
 
 
-def measure_agreement(
+def measure_licence_agreement(
     labels: npt.NDArray[np.float64],
     judged: npt.NDArray[np.float64],
     clusters: npt.NDArray[np.int64],
@@ -175,7 +175,7 @@ def measure_agreement(
     *,
     seed: int = 0,
 ) -> JudgeAgreement:
-    """``measure_agreement(labels, judged, codes, LicenceRule()).kappa``: agreement of shape (n,) arrays in [0, 1]."""
+    """``measure_licence_agreement(labels, judged, codes, LicenceRule()).kappa``: of shape (n,) arrays in [0, 1]."""
     y, f = (np.asarray(v >= rule.threshold, float) for v in (labels, judged))
     p, q, agree = float(y.mean()), float(f.mean()), np.asarray(y == f, float)
     po, pe = float(agree.mean()), p * q + (1 - p) * (1 - q)
@@ -191,7 +191,7 @@ def measure_agreement(
         n_clusters=int(clusters.max()) + 1,
         agreement=po,
         kappa=kappa,
-        kappa_low=_kappa_low(linear, agree, pe, clusters, rule.confidence, seed),
+        kappa_low=_licence_kappa_low(linear, agree, pe, clusters, rule.confidence, seed),
         sensitivity=float(f[y == 1].mean()) if (y == 1).any() else None,
         specificity=float(1 - f[y == 0].mean()) if (y == 0).any() else None,
         base_rate=p,
@@ -205,7 +205,7 @@ def measure_agreement(
     )
 
 
-def _kappa_low(
+def _licence_kappa_low(
     linear: npt.NDArray[np.float64], agree: npt.NDArray[np.float64], pe: float, clusters: npt.NDArray[np.int64],
     confidence: float, seed: int,
 ) -> float:  # fmt: skip
@@ -285,7 +285,7 @@ def _license(
     found = None
     if len(both) > 1:
         codes = np.unique(both["cluster"].to_numpy(), return_inverse=True)[1]
-        found = measure_agreement(both["label"].to_numpy(), both["value"].to_numpy(), codes, rule)
+        found = measure_licence_agreement(both["label"].to_numpy(), both["value"].to_numpy(), codes, rule)
     flips = evidence.flips
     flip_rate = flips[0] / flips[1] if flips and flips[1] else None
     reasons = tuple(_licence_refusals(found, evidence, unknown, flip_rate, means["value"].to_numpy(), rule))
@@ -315,11 +315,11 @@ def _licence_refusals(
     if flip_rate is not None and flip_rate > rule.flip_limit:
         why["order"] = f"{flip_rate:.1%} of pairs, at most {rule.flip_limit:.0%} may"
     if "unparseable" not in why:  # what is left of its verdicts tells of those that were none
-        why |= _judge_knows_nothing(found, judged, rule)
+        why |= _licence_knows_nothing(found, judged, rule)
     return [(kind, text.format(why[kind])) for kind, text in REFUSALS.items() if kind in why]
 
 
-def _judge_knows_nothing(
+def _licence_knows_nothing(
     found: JudgeAgreement | None, judged: npt.NDArray[np.float64], rule: LicenceRule
 ) -> dict[str, str]:
     """Why its verdicts tell nothing of the labels: one reason, the first that holds."""
@@ -358,16 +358,16 @@ def _licence_warnings(evidence: LicenceEvidence, truth: Truth) -> list[str]:
         out.append("the truth is a program's check, no person's label")
     if truth.left_out:
         out.append(f"{truth.left_out} labels of models, programs or other rubrics are left out")
-    mine = judge_model_family(evidence.model)
-    if kin := sorted({m for m in evidence.judged_models if mine and judge_model_family(m) == mine}):
+    mine = licence_model_family(evidence.model)
+    if kin := sorted({m for m in evidence.judged_models if mine and licence_model_family(m) == mine}):
         out.append(f"the judge judges its own family: {', '.join(kin)}")
     return out
 
 
-def judge_model_family(model: str) -> str:
+def licence_model_family(model: str) -> str:
     """Family of a model by its name, "" where it names none.
 
-    >>> [judge_model_family(name) for name in ("openai/gpt-5.4-nano", "local/qwen2.5-coder-0.5b@1d96", "qwen3-4b")]
+    >>> [licence_model_family(name) for name in ("openai/gpt-5.4-nano", "local/qwen2.5-coder-0.5b@1d96", "qwen3-4b")]
     ['gpt', 'qwen', 'qwen']
     """
     found = re.match(r"[a-z]+", model.rpartition("/")[2].lower())
@@ -389,7 +389,7 @@ def licences_table(licences: Sequence[Licence]) -> Table:
     return Table(columns, tuple(rows), "What each judge may do")
 
 
-def judge_agreement_table(licences: Sequence[Licence]) -> Table:
+def licence_agreement_table(licences: Sequence[Licence]) -> Table:
     """How far each judge and the labels agree, one row a licence."""
     columns = (
         Column("judge"), Column("slice"), Column("agreement", "share"), Column("always the same", "share"),

@@ -18,7 +18,7 @@ from workbench.evaluation.fingerprint import BESIDE, SEED
 from workbench.evaluation.run_summary import PRODUCTION, ItemCase, ScoredArms, Summary, WeekRow
 from workbench.inference.prices import DECLARED
 from workbench.quality.answer_metrics import METRICS, MeasuredAnswer, score_answers
-from workbench.quality.feedback import load_candidates
+from workbench.quality.feedback import load_feedback_candidates
 from workbench.quality.judges import (
     FILE,
     AnswersToJudge,
@@ -26,7 +26,7 @@ from workbench.quality.judges import (
     JudgedAnswers,
     answers_to_judge,
     judges_of,
-    recorded_verdicts,
+    recorded_judge_verdicts,
 )
 from workbench.quality.label_view import LabelView, view_or_table
 from workbench.quality.labels import Truth
@@ -34,7 +34,7 @@ from workbench.quality.licence import (
     Licence,
     LicenceEvidence,
     LicenceRule,
-    judge_agreement_table,
+    licence_agreement_table,
     licences_table,
     license_judge,
 )
@@ -43,8 +43,8 @@ from workbench.quality.production import (
     GroupWeeks,
     production_by_group,
     production_groups_table,
-    rated_calls,
-    read_graded,
+    rated_production_calls,
+    read_graded_production,
 )
 from workbench.quality.subgroups import nobody_worse
 from workbench.records import Decision, content_hash, parameters_of
@@ -184,9 +184,9 @@ class QualityExperiment(PairedExperiment[QualityParameters, JudgedSplit], Notebo
         EvalsetError
             If the graded calls or the candidates cannot be read.
         """
-        self.waiting = [c for c in load_candidates(self.evalset.path) if c.status == "open"]
+        self.waiting = [c for c in load_feedback_candidates(self.evalset.path) if c.status == "open"]
         given = self.parameters.production
-        self._calls = read_graded(self.settings.root / given) if given not in ("", FEEDBACK) else None
+        self._calls = read_graded_production(self.settings.root / given) if given not in ("", FEEDBACK) else None
         what = JudgedAnswers.load(self.evalset)
         self.what, self.answers = what, answers_to_judge(self.evalset, what, self.prices)
         known = {judge.name: judge for judge in judges_of(self.evalset, what)}
@@ -197,7 +197,7 @@ class QualityExperiment(PairedExperiment[QualityParameters, JudgedSplit], Notebo
         self.said: dict[str, pl.DataFrame] = {}
         self._read = {FILE: content_hash((self.evalset.path / FILE).read_bytes())}
         for judge in self.judges:
-            self.said[judge.name], self._read[f"verdicts of {judge.name}"] = recorded_verdicts(
+            self.said[judge.name], self._read[f"verdicts of {judge.name}"] = recorded_judge_verdicts(
                 self.evalset, judge, self.answers.items, self.prices
             )
         self._read[f"answers of {what.model}"] = self.answers.recordings_sha256
@@ -282,7 +282,7 @@ class QualityExperiment(PairedExperiment[QualityParameters, JudgedSplit], Notebo
 
     def agreement_table(self, found: Sequence[Licence]) -> Table:
         """How far judges and labels agree, by tenant."""
-        return judge_agreement_table(found)
+        return licence_agreement_table(found)
 
     def saved(self, test: JudgedSplit) -> Table:
         """What each judge saves of the labels, if only a share of the test answers had one: PPI++, by family."""
@@ -405,7 +405,7 @@ class QualityExperiment(PairedExperiment[QualityParameters, JudgedSplit], Notebo
         if (graded := self._calls) is None:
             engine = open_engine(self.settings.state_url)
             try:
-                graded = rated_calls(engine)
+                graded = rated_production_calls(engine)
             finally:
                 engine.dispose()
             told = f"{len(graded):,} calls on which users said something; those who do are not all users."

@@ -90,7 +90,7 @@ class GroupWeeks:
         return [w for w in self.weeks if w.mean is not None]
 
 
-def read_graded(path: Path) -> pl.DataFrame:
+def read_graded_production(path: Path) -> pl.DataFrame:
     """Graded calls of a JSONL, CSV, TSV or Parquet file, one row a trace; those without a grade are left out.
 
     Returns
@@ -132,8 +132,8 @@ def read_graded(path: Path) -> pl.DataFrame:
     return pl.DataFrame(out, schema=_SCHEMA, orient="row")
 
 
-def rated_calls(engine: sa.Engine) -> pl.DataFrame:
-    """Product calls of the ledger on which users said something, as `read_graded` returns them: no random draw.
+def rated_production_calls(engine: sa.Engine) -> pl.DataFrame:
+    """Product calls of the ledger on which users said something, as `read_graded_production` has them: no random draw.
 
     Raises
     ------
@@ -160,7 +160,7 @@ def production_by_group(graded: pl.DataFrame) -> list[GroupWeeks]:
     Parameters
     ----------
     graded : DataFrame
-        As `read_graded` returns it.
+        As `read_graded_production` returns it.
     """
     parts = [(EVERYTHING, EVERYTHING, graded)]
     for column in ("feature", "tenant"):

@@ -24,12 +24,12 @@ from workbench.errors import ConfigError, EvalsetError, TraceError, unknown_name
 from workbench.evalset.cells import shown_cell
 from workbench.evalset.evalset import Evalset
 from workbench.evalset.files import read_jsonl
-from workbench.evalset.imports.judgement_sheets import cohens_kappa, nothing_filled_in_sheets
+from workbench.evalset.imports.judgement_sheets import nothing_filled_in_sheets, sheet_cohens_kappa
 from workbench.evalset.imports.log_import import TOOLS
 from workbench.evalset.imports.logged_calls import LoggedCall, ToolLog, logged_cost_nanos
 from workbench.inference.client import Client
 from workbench.inference.prices import PriceTable, nanos
-from workbench.quality.feedback import candidate_exchange, feedback_trace_scores
+from workbench.quality.feedback import feedback_exchange, feedback_trace_scores
 from workbench.quality.judges import Judge, Judged, JudgedAnswers, ask_judge, judges_of
 from workbench.quality.labels import Label, label_sheet_rows, only_sheet_writer, read_label_sheet, write_label_sheet
 from workbench.quality.licence import PARTS
@@ -169,7 +169,7 @@ def production_calls_of_ledger(engine: sa.Engine, since: date, until: date, *, s
             return SheetExchange("", "")
         found = [document for row in trace.rows for document in documents_of_span(row.attributes)]
         texts = (f"{d.get('id', '')}\n{d.get('text') or d.get('content') or d.get('title') or ''}" for d in found)
-        return SheetExchange(*candidate_exchange(trace)[:2], "\n\n".join(text.strip() for text in texts))
+        return SheetExchange(*feedback_exchange(trace)[:2], "\n\n".join(text.strip() for text in texts))
 
     return ProductionCalls(calls, bad, read, "the ledger")
 
@@ -373,7 +373,7 @@ def _graded_sheet_row(call: DrawnCall, label: Label, comment: str) -> dict[str, 
 def _sheet_judge_agreement(both: Sequence[tuple[bool, bool]]) -> str:
     if not both:
         return ""
-    kappa = cohens_kappa(both)
+    kappa = sheet_cohens_kappa(both)
     beyond = "not defined, as both say the same of all" if kappa is None else f"{kappa:.2f}"
     same = sum(person == judge for person, judge in both)
     return f"judge and people say the same of {same:,} of the {len(both):,} items that both graded (kappa {beyond})"

@@ -139,7 +139,7 @@ def sample_calls(
     for place, (trace_id, feature, tenant_id) in enumerate(rows):
         rate = plan.rates.get((feature, tenant_id), plan.rate)
         reasons[place] = reasons[place] or kept.get(trace_id)
-        if not reasons[place] and trace_fraction(trace_id, plan.salt) < rate:
+        if not reasons[place] and sample_trace_fraction(trace_id, plan.salt) < rate:
             reasons[place], weight = DRAWN, 1 / rate
         else:
             weight = 1.0
@@ -180,16 +180,16 @@ def sampling_rates(calls: pl.DataFrame, n: int) -> dict[tuple[str, str], float]:
     return rates
 
 
-def trace_fraction(trace_id: str, salt: str = "") -> float:
+def sample_trace_fraction(trace_id: str, salt: str = "") -> float:
     """Hash of a trace as a number in [0, 1), the same on every machine.
 
-    >>> round(trace_fraction("4bf92f3577b34da6a3ce929d0e0e4736"), 3)
+    >>> round(sample_trace_fraction("4bf92f3577b34da6a3ce929d0e0e4736"), 3)
     0.375
     """
     return int(content_hash(salt, trace_id)[:13], 16) / 16**13
 
 
-def weighted_mean(
+def sample_weighted_mean(
     values: npt.NDArray[np.float64], weights: npt.NDArray[np.float64], *, confidence: float = 0.95
 ) -> WeightedMean:
     """Mean over the population that was sampled, with the interval of the sampling alone.

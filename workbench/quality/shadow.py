@@ -26,15 +26,15 @@ from sqlalchemy.exc import SQLAlchemyError
 from workbench.errors import BudgetExceeded, ConfigError, SettlementFailed, StoreError
 from workbench.inference.batch import BatchItem, ask_batch_item, estimate_batch
 from workbench.inference.budgets import Budget
-from workbench.inference.call_attempt import CallAccount, provider_of
+from workbench.inference.call_attempt import CallAccount, attempt_provider
 from workbench.inference.client import Client
 from workbench.inference.messages import PREFIX, Completion, Request, Routes, last_user_text, message_text
 from workbench.inference.prices import nanos
 from workbench.inference.streams import stream_in_time
 from workbench.quality.answer_metrics import METRICS, MeasuredAnswer
-from workbench.quality.judges import Judge, Judged, parse_verdict
+from workbench.quality.judges import Judge, Judged, parse_judge_verdict
 from workbench.quality.monitoring import MarginWatch
-from workbench.quality.sampling import trace_fraction
+from workbench.quality.sampling import sample_trace_fraction
 from workbench.quality.shadow_pairs import (
     LABEL,
     ShadowEvidence,
@@ -199,7 +199,7 @@ class Shadow:
             )
         if isinstance(self.challenger, str):
             if not self.challenger.startswith(PREFIX):
-                provider_of(client.providers, self.challenger)
+                attempt_provider(client.providers, self.challenger)
             elif not (routed := client.routers.get(router := self.challenger[len(PREFIX) :])) or _shadow_configured(
                 routed
             ):
@@ -235,7 +235,7 @@ class Shadow:
             if who.purpose != "product" or not done.text or any(getattr(who, n) != v for n, v in self.only.items()):
                 return
             self._count("offered")
-            if trace_fraction(done.call_id, self.name) >= self.rate:
+            if sample_trace_fraction(done.call_id, self.name) >= self.rate:
                 return
             self._count("drawn")
             if self._ended or self._inside >= self.workers + _MOST_HUNG:
@@ -402,7 +402,7 @@ class Shadow:
         if isinstance(self.metric, Judge):
             judged = Judged(current_attribution().item_id, last_user_text(request.messages), text)
             with attributed(purpose="judge"):
-                return parse_verdict(self._paid(self.metric.request(judged))[0])
+                return parse_judge_verdict(self._paid(self.metric.request(judged))[0])
         if isinstance(self.metric, str):
             prompt = "\n".join(map(message_text, request.messages))
             form = "json" if request.schema else ""

@@ -16,7 +16,7 @@ from workbench.evaluation.decision_sentences import percent, signed, usd
 from workbench.inference.budgets import Budget, Budgets
 from workbench.quality.labels import Label, read_label_sheet, write_label_sheet
 from workbench.quality.monitoring import Found, MarginWatch, mean_bounds
-from workbench.quality.sampling import trace_fraction
+from workbench.quality.sampling import sample_trace_fraction
 from workbench.records import Claim, Fingerprint, Rule, content_hash
 from workbench.rendering.table import Table
 from workbench.state import Batch, create_tables, execute, execute_insert, group_commit, reading_engine
@@ -74,7 +74,7 @@ class ShadowPair:
 
     def side(self) -> int:
         """Place of the challenger on a sheet, 1 or 2: drawn, so that a person cannot know."""
-        return 1 + (trace_fraction(self.call_id, "side") < 0.5)
+        return 1 + (sample_trace_fraction(self.call_id, "side") < 0.5)
 
 
 _METADATA = sa.MetaData()

@@ -119,7 +119,7 @@ def candidate_name(candidate: Candidate) -> str:
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Scored(ScoredArms):
+class ScoredArmAnswers(ScoredArms):
     """Arms that were asked all questions of one split, with their answers.
 
     ``foreign`` counts hits that belong to another tenant than the question's; ``notes`` name the arms that returned the
@@ -181,7 +181,7 @@ class Scored(ScoredArms):
         return {name: replace(case, note=self.unread.get(name, "")) for name, case in cases.items()}
 
 
-def ask_all_arms(candidates: Sequence[Candidate], part: Split, searcher: Searcher, *, depth: int) -> Scored:
+def ask_all_arms(candidates: Sequence[Candidate], part: Split, searcher: Searcher, *, depth: int) -> ScoredArmAnswers:
     """Put every question of the split to every candidate, table by table: what arms find there is kept no longer."""
     by_table: dict[tuple[str, str], list[Candidate]] = {}
     for candidate in candidates:
@@ -198,14 +198,14 @@ def ask_all_arms(candidates: Sequence[Candidate], part: Split, searcher: Searche
         for f in facts
     ]
     notes = tuple(_agreeing_arms(candidates, answers, part.name, searcher))
-    foreign = foreign_tenant_hits(answers, part.queries, searcher.documents)
+    foreign = foreign_hits_of_arms(answers, part.queries, searcher.documents)
     read_by = [retrieval_reading_notes(part.queries, embedder) for embedder in searcher.embedders.values()]
     unread = {name: why for notes in reversed(read_by) for name, why in notes.items()}
     scores = pl.concat(frames)
     if unread:
         read = pl.when(pl.col("item_id").is_in(list(unread))).then(pl.lit("not read in full"))
         scores = scores.with_columns(slice_reading=read.otherwise(pl.lit("read in full")))
-    return Scored(part.name, tuple(candidates), scores, facts, part, answers, foreign, notes, unread)
+    return ScoredArmAnswers(part.name, tuple(candidates), scores, facts, part, answers, foreign, notes, unread)
 
 
 def our_arm(candidate: Candidate) -> Arm | None:
@@ -276,7 +276,7 @@ def _candidate_facts(
 PROBES = 2
 
 
-def spread_over_rebuilds(
+def arm_spread_over_rebuilds(
     candidate: Candidate,
     part: Split,
     searcher: Searcher,
@@ -337,7 +337,7 @@ def check_candidate_names(candidates: Sequence[Candidate]) -> None:
         raise ConfigError(f"two arms are called {twice[0]!r}; give your system a name of its own")
 
 
-def foreign_tenant_hits(
+def foreign_hits_of_arms(
     answers: Mapping[str, ArmAnswers], queries: Sequence[Query], documents: Iterable[Document]
 ) -> int:
     """Count hits that belong to another tenant than the question's."""
@@ -367,7 +367,7 @@ def drop_twin_arms(
     list of Arm, FittedArm or SystemArm, and dict
         Candidates that stay, and by name why each of the others does not.
     """
-    probe, kept, why = _TwinProbe(dev, searcher, depth), list[Candidate](), dict[str, str]()
+    probe, kept, why = _ArmTwinProbe(dev, searcher, depth), list[Candidate](), dict[str, str]()
     for candidate in candidates:
         name = candidate_name(candidate)
         twin = None if name in keep else next((k for k in kept if probe.twins(k, candidate)), None)
@@ -379,7 +379,7 @@ def drop_twin_arms(
 
 
 @dataclass(frozen=True, slots=True)
-class _TwinProbe:
+class _ArmTwinProbe:
     """Asks two arms the dev questions one by one, as long as they answer alike: most differ at the first."""
 
     dev: Split

@@ -37,7 +37,7 @@ EMBEDDED_AT_ONCE, WRITTEN_AT_ONCE = 64, 256  # texts, documents
 _LOOKUP = 500
 
 
-class VectorCache:
+class IngestVectorCache:
     """Vectors by text and encoder in a database file, shared by any number of processes.
 
     Parameters
@@ -51,7 +51,7 @@ class VectorCache:
     --------
     >>> from tempfile import mkdtemp
     >>> from workbench.testing import HashEmbedder
-    >>> cache = VectorCache(f"{mkdtemp()}/vectors.sqlite")
+    >>> cache = IngestVectorCache(f"{mkdtemp()}/vectors.sqlite")
     >>> vectors, embedded = cache.embed(["one", "two", "one"], HashEmbedder(dimension=8))
     >>> vectors.shape, embedded, cache.embed(["two"], HashEmbedder(dimension=8))[1]
     ((3, 8), 2, 0)
@@ -87,7 +87,7 @@ class VectorCache:
         missing = [key for key in text_of if key not in found]
         for i in range(0, len(missing), self._batch):
             part = missing[i : i + self._batch]
-            fresh = _checked_vectors(embedder.embed([text_of[key] for key in part]), len(part), embedder)
+            fresh = _checked_ingest_vectors(embedder.embed([text_of[key] for key in part]), len(part), embedder)
             self._save(part, fresh, embedder)
             found |= dict(zip(part, fresh, strict=True))
             if on_progress:
@@ -151,14 +151,16 @@ def eval_vectors(
     """
     bar = Progress(f"{label} embedded", len(texts))
     with attributed(purpose="eval"):
-        vectors, fresh = VectorCache(cache / "vectors.sqlite").embed(texts, embedder, on_progress=partial(advance, bar))
+        vectors, fresh = IngestVectorCache(cache / "vectors.sqlite").embed(
+            texts, embedder, on_progress=partial(advance, bar)
+        )
     rest_embedder(embedder)
     if fresh:
         bar.done(f"{len(texts):,} {label}, {fresh:,} embedded now")
     return vectors
 
 
-def _checked_vectors(vectors: npt.NDArray[np.float32], n: int, embedder: Embedder) -> npt.NDArray[np.float32]:
+def _checked_ingest_vectors(vectors: npt.NDArray[np.float32], n: int, embedder: Embedder) -> npt.NDArray[np.float32]:
     """Return the vectors if they are as promised: a wrong one would stay in the cache for good."""
     wanted = (n, embedder.dimension)
     if vectors.shape != wanted or not np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3):
@@ -193,7 +195,7 @@ def ingest(
     chunker: Chunker,
     tokenizer: Tokenizer,
     embedder: Embedder,
-    vectors: VectorCache,
+    vectors: IngestVectorCache,
     batch: int = WRITTEN_AT_ONCE,
     prune: bool = True,
     on_progress: Callable[[int, int], None] | None = None,
@@ -244,7 +246,7 @@ def ingest(
     for i in range(0, len(jobs), batch):
         part = jobs[i : i + batch]
         far = partial(_ingest_told, on_embedded, i, len(part), len(jobs)) if on_embedded else None
-        chunks, embedded = _write_chunks(store, part, recipe, on_stale, far)
+        chunks, embedded = _write_ingest_chunks(store, part, recipe, on_stale, far)
         report = replace(report, chunks=report.chunks + chunks, embedded=report.embedded + embedded)
         if on_progress:
             on_progress(i + len(part), len(jobs))
@@ -259,7 +261,7 @@ def _ingest_told(tell: Callable[[int, int], None], before: int, part: int, jobs:
     tell(before + part * done // total, jobs)
 
 
-def _write_chunks(
+def _write_ingest_chunks(
     store: Store,
     part: "Sequence[_IngestJob]",
     recipe: "_IngestRecipe",
@@ -311,7 +313,7 @@ class _IngestRecipe:
     chunker: Chunker
     tokenizer: Tokenizer
     embedder: Embedder
-    vectors: VectorCache
+    vectors: IngestVectorCache
 
     def digest(self, document: Document) -> str:
         how = (LAYOUT, repr(self.chunker), type(self.tokenizer).__qualname__, self.embedder.encoder_id)
@@ -357,7 +359,7 @@ def _ingest_plan(
         raise StoreError("the corpus has no documents: nothing to ingest, and nothing is removed either")
     jobs, gone, unchanged, blank = list[_IngestJob](), dict[str, list[str]](), 0, 0
     for tenant_id, group in corpus.items():
-        _check_unique_documents(tenant_id, group)
+        _check_unique_ingest(tenant_id, group)
         known = store.for_tenant(tenant_id).document_hashes()
         with_text = [d for d in group if d.full_text.strip()]
         due = [_IngestJob(d, recipe.digest(d), d.doc_id in known) for d in with_text]
@@ -370,7 +372,7 @@ def _ingest_plan(
     return jobs, gone, IngestReport(len(jobs) - changed, changed, unchanged, removed, blank)
 
 
-def _check_unique_documents(tenant_id: str, documents: Sequence[Document]) -> None:
+def _check_unique_ingest(tenant_id: str, documents: Sequence[Document]) -> None:
     counts = Counter(d.doc_id for d in documents)
     if twice := sorted(doc_id for doc_id, n in counts.items() if n > 1):
         raise StoreError(

@@ -17,12 +17,12 @@ from workbench.evalset.findings import known_answers
 from workbench.evalset.imports.judgement_sheets import SHEET, judgement_sheet_note, write_judgement_sheet
 from workbench.evaluation.experiment import PairedExperiment
 from workbench.evaluation.finalists import Finalists
-from workbench.evaluation.fingerprint import FORMERLY, SEED, encoder_inputs
+from workbench.evaluation.fingerprint import FORMERLY, SEED, fingerprint_of_encoder
 from workbench.evaluation.gate import MIN_REBUILDS
 from workbench.evaluation.run_summary import Summary, is_default
 from workbench.inference.embedding import Embedder, load_embedder
 from workbench.inference.encoders import MiniLM
-from workbench.inference.prices import embed_query
+from workbench.inference.prices import price_of_query_embedding
 from workbench.records import Decision, content_hash
 from workbench.rendering.progress import Progress, advance
 from workbench.rendering.table import Table
@@ -32,13 +32,13 @@ from workbench.retrieval.arms import FITTED, make_arm, make_arms
 from workbench.retrieval.ask_arms import (
     WELL_JUDGED,
     Candidate,
-    Scored,
+    ScoredArmAnswers,
+    arm_spread_over_rebuilds,
     arms_table,
     ask_all_arms,
     check_candidate_names,
     drop_twin_arms,
     our_arm,
-    spread_over_rebuilds,
 )
 from workbench.retrieval.chunking import Tokenizer
 from workbench.retrieval.fitted_arms import LEAST_TO_FIT, FittedArm, fit_arms
@@ -51,7 +51,7 @@ from workbench.retrieval.systems import load_systems, system_inputs
 from workbench.retrieval.tables import evalset_contents_table, retrieval_script_notes, retrieval_stores_table
 
 
-def to_judge(scored: Scored, k: int = 10) -> pl.DataFrame:
+def to_judge(scored: ScoredArmAnswers, k: int = 10) -> pl.DataFrame:
     """Documents in the top ``k`` of any arm that nobody has judged, with the arms that returned them."""
     runs = [a.run.filter(pl.col("rank") <= k).with_columns(arm=pl.lit(a.arm)) for a in scored.answers.values()]
     judged = pl.DataFrame(
@@ -103,7 +103,9 @@ class RetrievalParameters:
         make_arms(self.chunkers, self.strategies, embedders=self.embedders, stores=self.stores)
 
 
-class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Notebook[RetrievalParameters, Scored]):
+class RetrievalExperiment(
+    PairedExperiment[RetrievalParameters, ScoredArmAnswers], Notebook[RetrievalParameters, ScoredArmAnswers]
+):
     """Steps of the retrieval notebook, in the order in which it calls them.
 
     ``embedder`` stands in place of all that the parameters name, and ``tokenizer`` of MiniLM's.
@@ -167,7 +169,7 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
         self.searcher = Searcher(evalset.documents, manifest, settings, embedders, tokenizer)
         inputs = {**evalset.inputs, **system_inputs(self.systems), **self.prices.rate_inputs(self._work)}
         for place, (name, embedder) in enumerate(embedders.items()):
-            inputs |= encoder_inputs(embedder, name if place else "")
+            inputs |= fingerprint_of_encoder(embedder, name if place else "")
         return inputs
 
     def _searched(self) -> list[Arm]:
@@ -254,19 +256,19 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
         for name in self.parameters.embedders if queries else ():
             if name in first:
                 ms = median(self.searcher.embedding_ms(first[name], query) for query in queries)
-                usd = 1000 * self.prices.cost_usd([embed_query(name)])
+                usd = 1000 * self.prices.cost_usd([price_of_query_embedding(name)])
                 length = self.searcher.encoder(first[name]).dimension
                 yield f"{name}: vectors of {length}, {ms:.1f} ms a question, ${usd:.2g} per 1,000"
 
-    def score(self, arms: Sequence[Candidate], split: str) -> Scored:
+    def score(self, arms: Sequence[Candidate], split: str) -> ScoredArmAnswers:
         """Ask every question of one split, arm by arm, and score what comes back."""
         return ask_all_arms(arms, self.evalset.split(split), self.searcher, depth=self.parameters.depth)
 
-    def test(self, dev: Scored, finalists: Finalists) -> Scored:
+    def test(self, dev: ScoredArmAnswers, finalists: Finalists) -> ScoredArmAnswers:
         """Judge the finalists on the test questions, and measure the spread of indices built at random."""
         scored, p = super().test(dev, finalists), self.parameters
         spreads = [
-            spread_over_rebuilds(
+            arm_spread_over_rebuilds(
                 arm,
                 scored.part,
                 self.searcher,
@@ -297,8 +299,8 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
     def passages(
         self,
         decision: Decision,
-        dev: Scored,
-        test: Scored,
+        dev: ScoredArmAnswers,
+        test: ScoredArmAnswers,
         *,
         lost: float = LOST,
         unanswerable: float = UNANSWERABLE,
@@ -332,7 +334,7 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
         """What the scores on dev are, and which arms are not among them."""
         return " ".join([super().dev_note, *(f"{why}." for why in self.left_out)])
 
-    def warnings(self, test: Scored, dev: Scored | None) -> Sequence[str]:
+    def warnings(self, test: ScoredArmAnswers, dev: ScoredArmAnswers | None) -> Sequence[str]:
         """What makes a pass mean less; of arms that nobody asked for by name it is told beside the scores."""
         p = self.parameters
         out = [*self.evalset.notes]
@@ -353,7 +355,9 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
         told = [*(self.left_out if asked else ()), *(dev.notes if dev else ()), *test.notes]
         return [*out, *(f"{why}." for why in told)]
 
-    def save(self, decision: Decision, test: Scored, *tables: Table, dev: Scored | None = None) -> Summary:
+    def save(
+        self, decision: Decision, test: ScoredArmAnswers, *tables: Table, dev: ScoredArmAnswers | None = None
+    ) -> Summary:
         """Write everything the report and the gate need; what is unjudged goes to ``to_judge.jsonl``."""
         unjudged = to_judge(test)
         if len(unjudged):

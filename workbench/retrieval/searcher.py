@@ -20,7 +20,14 @@ from workbench.records import Document, Hit, Query, content_hash, parameters_of
 from workbench.rendering.progress import Progress, advance, waiting
 from workbench.retrieval.chunking import Tokenizer, WholeDocument
 from workbench.retrieval.index_kinds import TEXT_INDEX, VECTOR_INDEX, Exact
-from workbench.retrieval.ingest import EMBEDDED_AT_ONCE, LAYOUT, WRITTEN_AT_ONCE, IngestReport, VectorCache, ingest
+from workbench.retrieval.ingest import (
+    EMBEDDED_AT_ONCE,
+    LAYOUT,
+    WRITTEN_AT_ONCE,
+    IngestReport,
+    IngestVectorCache,
+    ingest,
+)
 from workbench.retrieval.passages import ContextLimits, Passages, check_passages_arm
 from workbench.retrieval.postgres_server import pgvector_url
 from workbench.retrieval.store import Store, open_table
@@ -105,7 +112,7 @@ class Searcher:
                 chunker=arm.chunker,
                 tokenizer=self.tokenizer,
                 embedder=embedder,
-                vectors=VectorCache(self.settings.cache / "vectors.sqlite", batch=at_once or EMBEDDED_AT_ONCE),
+                vectors=IngestVectorCache(self.settings.cache / "vectors.sqlite", batch=at_once or EMBEDDED_AT_ONCE),
                 on_progress=tell,
                 on_embedded=tell,
                 batch=at_once or WRITTEN_AT_ONCE,

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import numpy as np
 
 from workbench.codec import NEUTRAL
-from workbench.inference.prices import Work, embed_query
+from workbench.inference.prices import Work, price_of_query_embedding
 from workbench.records import Hit, ShortRepr
 from workbench.retrieval.chunking import Chunker, WholeDocument
 from workbench.retrieval.filters import Filter, OneOf
@@ -158,7 +158,7 @@ class Rescored(ShortRepr):
 
     def work(self, rows: int) -> list[Work]:
         """Both embeddings, the first search, and a second one that compares ``depth`` rows."""
-        return [*self.first.work(rows), embed_query(self.embedder), Work("vector_exact", self.depth)]
+        return [*self.first.work(rows), price_of_query_embedding(self.embedder), Work("vector_exact", self.depth)]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -265,7 +265,7 @@ class Arm(ShortRepr):
 
     def _named(self, work: Work) -> Work:
         if work == EMBEDDED:
-            return embed_query(self.embedder)
+            return price_of_query_embedding(self.embedder)
         searched = self.store != "lance" and work.operation.startswith(("full_text", "vector_"))
         return Work(f"{work.operation}:{self.store}", work.rows) if searched else work
 

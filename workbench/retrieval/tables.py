@@ -8,7 +8,7 @@ from workbench.evalset.evalset import Evalset
 from workbench.evalset.texts import spaceless
 from workbench.evaluation.decision import ArmFacts
 from workbench.evaluation.run_summary import mean_by_arm
-from workbench.inference.embedding import Embedder, unread_text_share, unread_texts
+from workbench.inference.embedding import Embedder, unread_by_embedder, unread_share_of_embedder
 from workbench.records import Query
 from workbench.rendering.table import Column, Table
 
@@ -42,7 +42,9 @@ def retrieval_script_notes(evalset: Evalset, embedder: Embedder, strategies: Seq
     out = []
     asked = [q.text for q in evalset.queries]
     for what, texts in (("questions", asked), ("documents", [d.full_text[:SCRIPT_SAMPLE] for d in evalset.documents])):
-        if (blind := int(unread_texts(embedder, texts).sum())) and (what == "questions" or blind > MANY * len(texts)):
+        if (blind := int(unread_by_embedder(embedder, texts).sum())) and (
+            what == "questions" or blind > MANY * len(texts)
+        ):
             out.append(
                 f"{blind:,} of {len(texts):,} {what} have more than a third of characters that the encoder "
                 f"{embedder.encoder_id} does not know, drops or spells: vectors tell them apart badly, or not at all"
@@ -64,7 +66,7 @@ def retrieval_reading_notes(queries: Sequence[Query], embedder: Embedder) -> dic
     {'1': 'no blanks between words, full text finds whole phrases alone'}
     """
     texts, out = [q.text for q in queries], dict[str, str]()
-    told = zip(queries, unread_texts(embedder, texts), unread_text_share(embedder, texts), strict=True)
+    told = zip(queries, unread_by_embedder(embedder, texts), unread_share_of_embedder(embedder, texts), strict=True)
     for query, blind, share in told:
         why = [f"{embedder.encoder_id} does not read {share:.0%} of it"] if blind else []
         why += ["no blanks between words, full text finds whole phrases alone"] if spaceless(query.text) else []

@@ -12,10 +12,10 @@ from workbench.evalset.outcomes import FILE as OUTCOMES_FILE
 from workbench.evalset.outcomes import Outcomes, load_outcomes, outcome_amount_matrices, outcomes_of
 from workbench.evaluation.accepted_decision import decision_path
 from workbench.evaluation.experiment import PairedExperiment
-from workbench.evaluation.fingerprint import SEED, encoder_inputs
+from workbench.evaluation.fingerprint import SEED, fingerprint_of_encoder
 from workbench.evaluation.run_summary import Summary, is_default
 from workbench.inference.embedding import Embedder, check_embedder, load_embedder
-from workbench.inference.prices import PriceTable, embed_query
+from workbench.inference.prices import PriceTable, price_of_query_embedding
 from workbench.records import Decision
 from workbench.rendering.table import Table
 from workbench.reports.ending import Notebook
@@ -113,7 +113,9 @@ class RoutingExperiment(PairedExperiment[RoutingParameters, ScoredRoutes], Noteb
         self.policies, left_out = _choose(p.policies, self.outcomes)
         self.outcomes = replace(self.outcomes, notes=(*self.outcomes.notes, *left_out))
         if self.reads_vectors:
-            embed_usd = self.prices.cost_usd([embed_query(p.embedder)])  # refused before an encoder is paid
+            embed_usd = self.prices.cost_usd(
+                [price_of_query_embedding(p.embedder)]
+            )  # refused before an encoder is paid
             self.policies = [replace(policy, embed_usd=embed_usd) for policy in self.policies]
 
     def arm_names(self) -> Sequence[str]:
@@ -131,7 +133,7 @@ class RoutingExperiment(PairedExperiment[RoutingParameters, ScoredRoutes], Noteb
         inputs = {**self.evalset.inputs, **self._read}
         if self.reads_vectors:
             encoder = self._encoder or load_embedder(p.embedder, settings)
-            inputs |= encoder_inputs(encoder) | self.prices.rate_inputs([embed_query(p.embedder)])
+            inputs |= fingerprint_of_encoder(encoder) | self.prices.rate_inputs([price_of_query_embedding(p.embedder)])
             requests = self.outcomes.requests
             vectors = eval_vectors(requests.prompts, encoder, settings.cache, label="prompts")
             self.outcomes = replace(self.outcomes, requests=replace(requests, vectors=vectors))
@@ -188,7 +190,10 @@ class RoutingExperiment(PairedExperiment[RoutingParameters, ScoredRoutes], Noteb
     def score(self, arms: Sequence[RoutedArm], split: str) -> ScoredRoutes:
         """Route every prompt of one split, and look up what came of it."""
         scored = route_all_prompts(arms, self.outcomes.part(split), split)
-        embed = {name: 1000 * n for name, n in self.prices.amounts([embed_query(self.parameters.embedder)]).items()}
+        embed = {
+            name: 1000 * n
+            for name, n in self.prices.amounts([price_of_query_embedding(self.parameters.embedder)]).items()
+        }
         facts = (
             replace(f, amounts=f.amounts | (embed if arm.router.overhead_usd else {}))
             for arm, f in zip(scored.arms, scored.facts, strict=True)

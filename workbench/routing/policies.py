@@ -19,7 +19,7 @@ import numpy as np
 from workbench.codec import from_kinds, to_plain
 from workbench.errors import ConfigError, unknown_name
 from workbench.evalset.outcomes import Requests
-from workbench.inference.prices import embed_query, load_prices
+from workbench.inference.prices import load_prices, price_of_query_embedding
 from workbench.records import content_hash
 from workbench.routing import predictors as rf
 from workbench.routing import predictors as rm
@@ -54,7 +54,11 @@ class Policy:
         """
         overhead = 0.0
         if self.reads == "vectors":
-            overhead = load_prices().cost_usd([embed_query("minilm")]) if self.embed_usd is None else self.embed_usd
+            overhead = (
+                load_prices().cost_usd([price_of_query_embedding("minilm")])
+                if self.embed_usd is None
+                else self.embed_usd
+            )
         predictor = self.learn(requests, quality)
         return Router(self.name, tuple(models), predictor, cost_usd.mean(0), self.cascade, overhead_usd=overhead)
 

@@ -15,7 +15,7 @@ from workbench.inference.recordings import Recordings
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Column, Table
 from workbench.routing.prompts import load_prompts
-from workbench.routing.recorded_hits import ArmHits, accepted_search, keep_search_hits, renew_hits
+from workbench.routing.recorded_hits import ArmHits, accepted_hits_search, keep_search_hits, renew_hits
 from workbench.routing.recorded_outcomes import FIND, RecordedRequest, recorded_requests_of, recording_file
 from workbench.routing.retrieval_levels import core_hours, keep_level_hits, retrieve_level
 from workbench.telemetry.attribution import attributed
@@ -63,7 +63,7 @@ def record_answers(
         is called so, or a number is below 1; nothing was asked then.
     """
     found = load_evalset(evalset, settings=settings)
-    prompts, search = load_prompts(found), accepted_search(found, settings)
+    prompts, search = load_prompts(found), accepted_hits_search(found, settings)
     known = prompts.models
     for name, number in (("repeats", repeats), ("questions", questions)):
         if number is not None and number < 1:

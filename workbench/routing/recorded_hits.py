@@ -80,7 +80,7 @@ def keep_search_hits(evalset: Evalset, written: Iterable[tuple[str, str]], searc
     _write_recorded_hits(evalset, SEARCHES, found)
 
 
-def accepted_search(evalset: Evalset, settings: Settings) -> Search:
+def accepted_hits_search(evalset: Evalset, settings: Settings) -> Search:
     """Ids of the first five documents by the accepted retrieval arm, which is made ready when it is first asked."""
 
     def accepted() -> Arm:
@@ -88,7 +88,7 @@ def accepted_search(evalset: Evalset, settings: Settings) -> Search:
             raise ConfigError(f"contexts are what the accepted retrieval finds; accept a decision first ({path})")
         return build_arm(Decision.load(path).parameters)
 
-    return search_hits_by(lambda: ready_searcher(evalset, settings, accepted()))
+    return search_hits_by(lambda: ready_hits_searcher(evalset, settings, accepted()))
 
 
 def search_hits_by(make_ready: Callable[[], tuple[Searcher, Arm]]) -> Search:
@@ -102,7 +102,7 @@ def search_hits_by(make_ready: Callable[[], tuple[Searcher, Arm]]) -> Search:
     return search
 
 
-def ready_searcher(evalset: Evalset, settings: Settings, arm: Arm) -> tuple[Searcher, Arm]:
+def ready_hits_searcher(evalset: Evalset, settings: Settings, arm: Arm) -> tuple[Searcher, Arm]:
     """Searcher of an evalset's corpus whose table of the arm is there, and the arm."""
     tokenizer = MiniLM(settings.cache / "weights")
     embedders = {name: load_embedder(name, settings) for name in arm.embedders}

@@ -29,7 +29,7 @@ from workbench.records import Decision, Query, content_hash, parameters_of
 from workbench.retrieval.arms import is_fitted, named_arm
 from workbench.retrieval.searcher import Searcher
 from workbench.retrieval.strategies import Arm
-from workbench.routing.recorded_hits import ArmHits, Search, hits_depend_on, ready_searcher, search_hits_by
+from workbench.routing.recorded_hits import ArmHits, Search, hits_depend_on, ready_hits_searcher, search_hits_by
 from workbench.routing.recorded_outcomes import RecordedRequest, recorded_requests_of, replayed_outcomes, replays_of
 
 BYTES_PER_TOKEN = 4
@@ -112,7 +112,7 @@ def retrieve_level(
     @cache
     def ready() -> tuple[Searcher, Arm]:
         if searcher is None:
-            return ready_searcher(evalset, settings, built)
+            return ready_hits_searcher(evalset, settings, built)
         searcher.prepare(built)
         return searcher, built
 

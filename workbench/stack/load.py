@@ -67,7 +67,7 @@ def send_load(client: Client, requests: Iterable[Mapping[str, Any]], *, model: s
     client : Client
         With everything that the load is to meet; its clock says what time it is.
     requests : iterable of mappings
-        Rows as `workbench.evalset.workload.draw_traffic` gives them.
+        Rows as `workbench.evalset.workload.draw_workload` gives them.
 
     Raises
     ------

@@ -23,15 +23,15 @@ from workbench.codec import NEEDED, NEUTRAL, RANGE, Range, from_kinds, to_json
 from workbench.errors import ConfigError, EvalsetError, unknown_name
 from workbench.evalset.evalset import dev_clusters
 from workbench.evalset.outcomes import Outcomes, outcome_amount_matrices, outcomes_of
-from workbench.evalset.traffic import load_stream
+from workbench.evalset.traffic import load_traffic_stream
 from workbench.evaluation.accepted_decision import decision_path
 from workbench.evaluation.compare import SCORES_SCHEMA
 from workbench.evaluation.decision import ArmFacts
 from workbench.evaluation.experiment import PairedExperiment
-from workbench.evaluation.fingerprint import SEED, encoder_inputs
+from workbench.evaluation.fingerprint import SEED, fingerprint_of_encoder
 from workbench.evaluation.flip_points import FlipAxis
-from workbench.inference.embedding import Embedder, load_embedder, unread_texts
-from workbench.inference.prices import embed_query
+from workbench.inference.embedding import Embedder, load_embedder, unread_by_embedder
+from workbench.inference.prices import price_of_query_embedding
 from workbench.records import Decision, Rule, content_hash
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Table
@@ -144,7 +144,7 @@ class StackExperiment(PairedExperiment[StackParameters, ScoredStack], Notebook[S
             If no request asks a question whose answer is recorded.
         """
         p, evalset = self.parameters, self.evalset
-        self.stream = load_stream(evalset.path)
+        self.stream = load_traffic_stream(evalset.path)
         if self.stream.synthetic:
             note = "The stream is made up: drawn from traffic.toml; what a cache saves follows from its plan."
             self.evalset = replace(evalset, synthetic=True, notes=(*evalset.notes, note))
@@ -183,7 +183,10 @@ class StackExperiment(PairedExperiment[StackParameters, ScoredStack], Notebook[S
         cache_inputs: dict[str, str] = {}
         if (decision := self._decided) is not None:
             self.embedder = self._encoder or load_embedder(decision.settings["embedder"], self.settings)
-            cache_inputs = {"cache": content_hash(to_json(decision.parameters)), **encoder_inputs(self.embedder)}
+            cache_inputs = {
+                "cache": content_hash(to_json(decision.parameters)),
+                **fingerprint_of_encoder(self.embedder),
+            }
             if decision.parameters["guard"]:
                 cache_inputs["guard"] = rules_sha256()
         return {**self._read, **self.evalset.inputs, "stream": self.stream.sha256, **cache_inputs}
@@ -305,7 +308,7 @@ class StackExperiment(PairedExperiment[StackParameters, ScoredStack], Notebook[S
         hit, asked = walk.hit[at], self.asked[at]
         source = np.where(hit, self.asked[walk.matched[at]], asked)
         value = np.where(walk.false[at] | (source < 0), 0.0, routed.quality[source])
-        embed = [embed_query(self.embedder_name)] if arm.cache.kind == "semantic" else []
+        embed = [price_of_query_embedding(self.embedder_name)] if arm.cache.kind == "semantic" else []
         cost = np.where(hit, 0.0, routed.cost_usd[asked]) + self.prices.cost_usd(embed)
         latency = np.where(hit, 0.0, routed.latency_ms[asked])
         used = {name: 1000 * float((each[asked] * ~hit).mean()) for name, each in routed.amounts.items()}
@@ -367,7 +370,7 @@ class StackExperiment(PairedExperiment[StackParameters, ScoredStack], Notebook[S
     def _vectors(self) -> npt.NDArray[np.float32]:
         texts = self.stream.queries
         vectors = eval_vectors(texts, self.embedder, self.settings.cache, label="requests")
-        vectors[unread_texts(self.embedder, texts)] = 0
+        vectors[unread_by_embedder(self.embedder, texts)] = 0
         return vectors
 
     def plain(self, arms: Sequence[StackArm]) -> StackCell:

@@ -41,7 +41,7 @@ class SpanStore(SpanExporter):
             if not self._ready:
                 create_tables(self._engine, SPANS)
                 self._ready = True
-            self._write([_span_row(span) for span in spans])
+            self._write([_exported_span_row(span) for span in spans])
         except (sa.exc.SQLAlchemyError, OSError, ValueError) as error:
             self.lose(len(spans), f"{type(error).__name__}: {error.__cause__ or error}")
             return SpanExportResult.FAILURE
@@ -66,7 +66,7 @@ class SpanStore(SpanExporter):
             )
 
 
-class StoreQueue(BatchSpanProcessor):
+class ExportQueue(BatchSpanProcessor):
     """The SDK's queue and worker; what does not fit is refused and counted instead of dropped from the other end."""
 
     def __init__(self, store: SpanStore) -> None:
@@ -90,7 +90,7 @@ class StoreQueue(BatchSpanProcessor):
         super().shutdown()  # type: ignore[no-untyped-call]
 
 
-class SpanFanOut(BatchSpanProcessor):
+class ExportFanOut(BatchSpanProcessor):
     """Sends spans to the OTLP endpoint of the environment in the background; shutting down takes seconds at most."""
 
     def __init__(self) -> None:
@@ -135,13 +135,13 @@ def wants_fan_out() -> bool:
     return any(os.environ.get(name) for name in _ENDPOINTS)
 
 
-def span_resource() -> Resource:
+def export_resource() -> Resource:
     """Name of the sender: ``workbench``, unless OTEL_SERVICE_NAME or OTEL_RESOURCE_ATTRIBUTES say otherwise."""
     named = os.environ.get("OTEL_SERVICE_NAME") or "service.name=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
     return Resource.create({} if named else {SERVICE_NAME: SCOPE})
 
 
-def _span_row(span: ReadableSpan) -> tuple[Any, ...]:
+def _exported_span_row(span: ReadableSpan) -> tuple[Any, ...]:
     """Values in the order of the columns."""
     attributes = dict(span.attributes or {})
     top = bool(attributes.pop("wb.top", False))

@@ -242,17 +242,24 @@ class Tracing:
         from opentelemetry.sdk.trace import SpanLimits, TracerProvider
         from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
-        from workbench.telemetry.export import SCOPE, SpanFanOut, SpanStore, StoreQueue, span_resource, wants_fan_out
+        from workbench.telemetry.export import (
+            SCOPE,
+            ExportFanOut,
+            ExportQueue,
+            SpanStore,
+            export_resource,
+            wants_fan_out,
+        )
 
         self.capture_content = _captures_content() if capture_content is None else capture_content
         self._store = SpanStore(engine)
-        self._queue = StoreQueue(self._store)
+        self._queue = ExportQueue(self._store)
         # every span, whatever the environment says of sampling: tables and totals rest on them
         limits = SpanLimits(max_attributes=256)
-        self._provider = TracerProvider(sampler=ALWAYS_ON, resource=span_resource(), span_limits=limits)
+        self._provider = TracerProvider(sampler=ALWAYS_ON, resource=export_resource(), span_limits=limits)
         self._provider.add_span_processor(self._queue)
         if wants_fan_out():
-            self._provider.add_span_processor(SpanFanOut())
+            self._provider.add_span_processor(ExportFanOut())
         self._tracer = self._provider.get_tracer(SCOPE)
 
     @property

@@ -77,7 +77,7 @@ _DOCUMENT_TEXT = 300
 
 
 @dataclass(frozen=True, slots=True)
-class SpanPart:
+class WaterfallPart:
     """One thing that a span holds.
 
     ``facts`` and ``said`` are pairs (label or role, text), ``text`` is one text in ``pairs[0]``, ``table`` a table;
@@ -90,32 +90,34 @@ class SpanPart:
     table: Table | None = field(default=None, kw_only=True)
 
 
-def span_parts(row: SpanRow, top: SpanRow) -> list[SpanPart]:
+def waterfall_parts(row: SpanRow, top: SpanRow) -> list[WaterfallPart]:
     """Everything that a span holds, each attribute once; its tenant and feature only if ``top`` has others."""
     same = {name for name in WHO if row.attributes.get(name) == top.attributes.get(name)}
     attributes = {name: value for name, value in row.attributes.items() if name not in same}
-    out = [_error_part(row)] if row.status == "error" else []
+    out = [_waterfall_error_part(row)] if row.status == "error" else []
     for name, title in _SAID.items():
         if name in attributes:
-            out.append(SpanPart("said", title, tuple(_chat_messages(attributes.pop(name)))))
+            out.append(WaterfallPart("said", title, tuple(_waterfall_chat_messages(attributes.pop(name)))))
     for name, title in _TEXTS.items():
         if name in attributes:
-            out.append(SpanPart("text", title, ((title, _pretty_span_json(attributes.pop(name))),)))
+            out.append(WaterfallPart("text", title, ((title, _pretty_waterfall_json(attributes.pop(name))),)))
     if DOCUMENTS in attributes:
-        out.append(_documents_part(attributes.pop(DOCUMENTS)))
+        out.append(_waterfall_documents_part(attributes.pop(DOCUMENTS)))
     scores = [event["attributes"] for event in row.events if event["name"] == "gen_ai.evaluation.result"]
-    out += [SpanPart("facts", "Score", _facts_part(dict(score))) for score in scores]
-    out.append(SpanPart("facts", "Facts", _facts_part(attributes)))
+    out += [WaterfallPart("facts", "Score", _waterfall_facts_part(dict(score))) for score in scores]
+    out.append(WaterfallPart("facts", "Facts", _waterfall_facts_part(attributes)))
     rest = {name: value for name, value in attributes.items() if name not in _SHOWN_ELSEWHERE}
     out.append(
-        SpanPart(
-            "other", "Other attributes", tuple((name, _attribute_text(value)) for name, value in sorted(rest.items()))
+        WaterfallPart(
+            "other",
+            "Other attributes",
+            tuple((name, _waterfall_attribute_text(value)) for name, value in sorted(rest.items())),
         )
     )
     return [part for part in out if part.pairs or part.table]
 
 
-def span_error(row: SpanRow) -> str:
+def waterfall_error(row: SpanRow) -> str:
     """Class and message of the error of a span, empty where it has none."""
     if row.status != "error":
         return ""
@@ -123,24 +125,24 @@ def span_error(row: SpanRow) -> str:
     return f"{kind}: {row.message}" if row.message else kind
 
 
-def span_money(usd: float) -> str:
+def waterfall_money(usd: float) -> str:
     """Dollars with two significant digits at least.
 
-    >>> span_money(0.00042), span_money(1.5)
+    >>> waterfall_money(0.00042), waterfall_money(1.5)
     ('$0.00042', '$1.50')
     """
     return number(usd, usd_digits([usd]), unit="$")
 
 
-def span_took(row: SpanRow) -> str:
+def waterfall_took(row: SpanRow) -> str:
     """How long a span took."""
-    return span_duration(row.ended_ns - row.started_ns)
+    return waterfall_duration(row.ended_ns - row.started_ns)
 
 
-def span_duration(nanos: int) -> str:
+def waterfall_duration(nanos: int) -> str:
     """Nanoseconds as milliseconds or seconds, three digits or so.
 
-    >>> [span_duration(nanos) for nanos in (1_234_000, 182_400_000, 2_410_000_000, 120_000_000_000)]
+    >>> [waterfall_duration(nanos) for nanos in (1_234_000, 182_400_000, 2_410_000_000, 120_000_000_000)]
     ['1.2 ms', '182 ms', '2.41 s', '120.0 s']
     """
     ms = nanos / 1e6
@@ -149,8 +151,8 @@ def span_duration(nanos: int) -> str:
     return f"{number(ms / 1000, 2 if abs(ms) < 100_000 else 1)} s"
 
 
-def _error_part(row: SpanRow) -> SpanPart:
-    pairs = [("what", span_error(row))]
+def _waterfall_error_part(row: SpanRow) -> WaterfallPart:
+    pairs = [("what", waterfall_error(row))]
     for event in row.events:
         if event["name"] == "exception":
             given = event["attributes"]
@@ -159,77 +161,81 @@ def _error_part(row: SpanRow) -> SpanPart:
                 for k, w in (("exception.place", "at"), ("exception.stacktrace", "stack"))
                 if k in given
             ]
-    return SpanPart("error", "Error", tuple(pairs))
+    return WaterfallPart("error", "Error", tuple(pairs))
 
 
-def _chat_messages(value: Any) -> list[tuple[str, str]]:
+def _waterfall_chat_messages(value: Any) -> list[tuple[str, str]]:
     """Role and text of each message; the convention's form and that of chat providers are both read."""
-    read = _parsed_span_json(value)
+    read = _parsed_waterfall_json(value)
     if not isinstance(read, list):
-        return [("", _attribute_text(read))]
+        return [("", _waterfall_attribute_text(read))]
     out: list[tuple[str, str]] = []
     for message in read:
         if not isinstance(message, Mapping):
-            out.append(("", _attribute_text(message)))
+            out.append(("", _waterfall_attribute_text(message)))
             continue
         role = str(message.get("role", message.get("type", "")))
         pieces = message.get("parts", message.get("content"))
         if "role" not in message and isinstance(pieces, str):
             role = ""
         listed = pieces if isinstance(pieces, list) else [pieces] if pieces not in (None, "") else []
-        out += [_span_piece(role, piece, message) for piece in listed]
+        out += [_waterfall_piece(role, piece, message) for piece in listed]
         for call in message.get("tool_calls") or ():
             function = call.get("function", call) if isinstance(call, Mapping) else {"arguments": call}
-            out.append((f"{role} calls {function.get('name', '')}", _pretty_span_json(function.get("arguments", ""))))
+            out.append(
+                (f"{role} calls {function.get('name', '')}", _pretty_waterfall_json(function.get("arguments", "")))
+            )
     return out
 
 
-def _span_piece(role: str, piece: Any, message: Mapping[str, Any]) -> tuple[str, str]:
+def _waterfall_piece(role: str, piece: Any, message: Mapping[str, Any]) -> tuple[str, str]:
     if not isinstance(piece, Mapping):
-        return (f"{role} {message.get('name', '')}".strip() if role == "tool" else role), _pretty_span_json(piece)
+        return (f"{role} {message.get('name', '')}".strip() if role == "tool" else role), _pretty_waterfall_json(piece)
     kind = piece.get("type", "text")
     if kind == "tool_call":
-        return f"{role} calls {piece.get('name', '')}", _pretty_span_json(piece.get("arguments", ""))
+        return f"{role} calls {piece.get('name', '')}", _pretty_waterfall_json(piece.get("arguments", ""))
     if kind == "tool_call_response":
-        return f"{role} returns", _pretty_span_json(piece.get("response", piece.get("result", "")))
+        return f"{role} returns", _pretty_waterfall_json(piece.get("response", piece.get("result", "")))
     if isinstance(text := piece.get("content", piece.get("text")), str):
         return role if kind == "text" else f"{role} ({kind})", text
-    return f"{role} ({kind})", _pretty_span_json({k: v for k, v in piece.items() if k != "type"})
+    return f"{role} ({kind})", _pretty_waterfall_json({k: v for k, v in piece.items() if k != "type"})
 
 
-def _documents_part(value: Any) -> SpanPart:
-    read = _parsed_span_json(value)
+def _waterfall_documents_part(value: Any) -> WaterfallPart:
+    read = _parsed_waterfall_json(value)
     if not isinstance(read, list) or not all(isinstance(document, Mapping) for document in read):
-        return SpanPart("text", "Documents", (("Documents", _pretty_span_json(read)),))
+        return WaterfallPart("text", "Documents", (("Documents", _pretty_waterfall_json(read)),))
     rows = []
     for rank, document in enumerate(read, 1):
         score = document.get("score")
         text = document.get("text", document.get("content", document.get("title", "")))
         scored = score if isinstance(score, int | float) and not isinstance(score, bool) else None
-        rows.append((rank, _attribute_text(document.get("id", "")), scored, _attribute_text(text)))
+        rows.append((rank, _waterfall_attribute_text(document.get("id", "")), scored, _waterfall_attribute_text(text)))
     columns = [Column("", "count"), Column("document"), Column("score", "number"), Column("text", limit=_DOCUMENT_TEXT)]
     wide = 4 if any(row[3] for row in rows) else 3
     table = Table(tuple(columns[:wide]), tuple(row[:wide] for row in rows))
-    return SpanPart("table", f"Documents ({len(rows)})", table=table)
+    return WaterfallPart("table", f"Documents ({len(rows)})", table=table)
 
 
-def _facts_part(attributes: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+def _waterfall_facts_part(attributes: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     """Take the known facts out of the attributes."""
     known = _FACTS | WHO
-    return tuple((label, _span_fact(name, attributes.pop(name))) for name, label in known.items() if name in attributes)
+    return tuple(
+        (label, _waterfall_fact(name, attributes.pop(name))) for name, label in known.items() if name in attributes
+    )
 
 
-def _span_fact(name: str, value: Any) -> str:
+def _waterfall_fact(name: str, value: Any) -> str:
     if isinstance(value, float | int) and not isinstance(value, bool):
         if name.endswith(("_usd", "_nanos")):
-            return span_money(value / 1e9 if name.endswith("_nanos") else value)
+            return waterfall_money(value / 1e9 if name.endswith("_nanos") else value)
         if name in ("gen_ai.response.time_to_first_chunk", "wb.waited_s"):
-            return span_duration(int(value * 1e9)) if abs(value) < 1e9 else str(value)
+            return waterfall_duration(int(value * 1e9)) if abs(value) < 1e9 else str(value)
         return f"{value:,}" if isinstance(value, int) else number(value, 3)
-    return _attribute_text(value)
+    return _waterfall_attribute_text(value)
 
 
-def _parsed_span_json(value: Any) -> Any:
+def _parsed_waterfall_json(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
@@ -238,16 +244,16 @@ def _parsed_span_json(value: Any) -> Any:
         return value
 
 
-def _pretty_span_json(value: Any) -> str:
+def _pretty_waterfall_json(value: Any) -> str:
     """JSON laid out for reading, anything else as it is."""
-    read = _parsed_span_json(value)
+    read = _parsed_waterfall_json(value)
     if not isinstance(read, dict | list):
-        return _attribute_text(value)
+        return _waterfall_attribute_text(value)
     line = json.dumps(read, ensure_ascii=False)
     return line if len(line) <= 80 else json.dumps(read, ensure_ascii=False, indent=2)
 
 
-def _attribute_text(value: Any) -> str:
+def _waterfall_attribute_text(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(v, str) for v in value):
@@ -278,15 +284,15 @@ def _rendered_waterfall(rows: Sequence[SpanRow], *, whole: bool) -> str:
     total, shown = span_totals(rows), spans_in_order(rows)
     room, lines = _PAGE, []
     for row, depth in shown[:_SPANS]:
-        held = span_parts(row, shown[0][0]) if room > 0 else None
-        room -= sum(map(_span_size, held or ()))
-        lines.append(_span_line(row, depth, total) | {"parts": held})
+        held = waterfall_parts(row, shown[0][0]) if room > 0 else None
+        room -= sum(map(_waterfall_size, held or ()))
+        lines.append(_waterfall_line(row, depth, total) | {"parts": held})
     return template.render(
         whole=whole,
         lines=lines,
-        about=_span_about(shown[0][0], total),
+        about=_waterfall_about(shown[0][0], total),
         totals=_waterfall_totals(total),
-        ticks=("0", span_duration(total.nanos // 2), span_duration(total.nanos)),
+        ticks=("0", waterfall_duration(total.nanos // 2), waterfall_duration(total.nanos)),
         more=f"{len(shown) - _SPANS:,}" if len(shown) > _SPANS else "",
     ).strip()
 
@@ -306,11 +312,11 @@ def _waterfall_template() -> "Environment":
     return env
 
 
-def _span_size(part: SpanPart) -> int:
+def _waterfall_size(part: WaterfallPart) -> int:
     return len(part.table.to_html()) if part.table else sum(min(len(text), _TEXT) for _, text in part.pairs)
 
 
-def _span_about(first: SpanRow, total: SpanTotals) -> str:
+def _waterfall_about(first: SpanRow, total: SpanTotals) -> str:
     started = datetime.fromtimestamp(total.started_ns // 1_000_000_000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     who = [
         visible(f"{label} {first.attributes[name]}", _LABEL) for name, label in WHO.items() if name in first.attributes
@@ -319,14 +325,14 @@ def _span_about(first: SpanRow, total: SpanTotals) -> str:
 
 
 def _waterfall_totals(total: SpanTotals) -> list[tuple[str, str]]:
-    found = [("took", span_duration(total.nanos)), ("spans", f"{total.spans:,}")]
+    found = [("took", waterfall_duration(total.nanos)), ("spans", f"{total.spans:,}")]
     found += [("model calls", f"{total.model_calls:,}")] if total.model_calls else []
     found += [("tokens in → out", f"{total.input_tokens:,} → {total.output_tokens:,}")] if total.input_tokens else []
-    found += [("cost", span_money(total.cost_usd))] if total.cost_usd is not None else []
+    found += [("cost", waterfall_money(total.cost_usd))] if total.cost_usd is not None else []
     return found + ([("failed spans", f"✕ {total.errors:,}")] if total.errors else [])
 
 
-def _span_line(row: SpanRow, depth: int, total: SpanTotals) -> dict[str, Any]:
+def _waterfall_line(row: SpanRow, depth: int, total: SpanTotals) -> dict[str, Any]:
     """What the template says of a span in its row; the bar is drawn in thousandths of the trace."""
     after, nanos = row.started_ns - total.started_ns, row.ended_ns - row.started_ns
     thousandth = max(total.nanos, 1) / 1000
@@ -334,25 +340,25 @@ def _span_line(row: SpanRow, depth: int, total: SpanTotals) -> dict[str, Any]:
         "name": row.name,
         "kind": row.operation if row.operation in _COLOURED else "other-operation",
         "failed": row.status == "error",
-        "chips": _span_chips(row),
+        "chips": _waterfall_chips(row),
         "indent_rem": f"{min(depth, 12) * 0.9:.1f}",
         "level": depth + 1,
         "left": f"{min(after / thousandth, 996):.1f}",
         "width": f"{min(max(nanos / thousandth, 4), 1000):.1f}",
-        "said": f"starts after {span_duration(after)}, takes {span_duration(nanos)}",
-        "took": span_took(row),
-        "tokens": _span_tokens(row),
-        "cost": _span_cost(row),
+        "said": f"starts after {waterfall_duration(after)}, takes {waterfall_duration(nanos)}",
+        "took": waterfall_took(row),
+        "tokens": _waterfall_tokens(row),
+        "cost": _waterfall_cost(row),
     }
 
 
-def _span_chips(row: SpanRow) -> list[tuple[str, str]]:
+def _waterfall_chips(row: SpanRow) -> list[tuple[str, str]]:
     """Return what must be seen without opening the span: which attempt, what failed, whether a cache answered."""
     given = row.attributes
     chips = [(f"attempt {given['wb.attempt']}", "")] if given.get("wb.attempt", 1) != 1 else []
     waited_s = given.get("wb.waited_s")
     if isinstance(waited_s, int | float) and 0 < waited_s < 1e9:
-        chips.append((f"waited {span_duration(int(waited_s * 1e9))}", ""))
+        chips.append((f"waited {waterfall_duration(int(waited_s * 1e9))}", ""))
     if row.status == "error":
         chips.append((str(given.get("error.type") or "error"), "bad"))
     source = given.get("wb.source")
@@ -370,15 +376,15 @@ def _span_chips(row: SpanRow) -> list[tuple[str, str]]:
     return chips
 
 
-def _span_tokens(row: SpanRow) -> str:
+def _waterfall_tokens(row: SpanRow) -> str:
     asked, given = (row.attributes.get(f"gen_ai.usage.{side}_tokens") for side in ("input", "output"))
     known = [f"{n:,}" if isinstance(n, int) else "" for n in (asked, given)]
     return " → ".join(text for text in known if text)
 
 
-def _span_cost(row: SpanRow) -> str:
+def _waterfall_cost(row: SpanRow) -> str:
     cost = row.attributes.get("wb.cost_usd")
-    return span_money(cost) if isinstance(cost, int | float) else ""
+    return waterfall_money(cost) if isinstance(cost, int | float) else ""
 
 
 def waterfall_text(rows: Sequence[SpanRow], *, limit: int = 400) -> str:
@@ -387,25 +393,34 @@ def waterfall_text(rows: Sequence[SpanRow], *, limit: int = 400) -> str:
         return "this trace holds no spans"
     total, shown = span_totals(rows), spans_in_order(rows)[:_SPANS]
     top = shown[0][0]
-    names = [_text_name(row, depth) for row, depth in shown]
+    names = [_waterfall_text_name(row, depth) for row, depth in shown]
     width = min(max(map(len, names)), 60)
-    lines = [_span_about(top, total), "   ".join(f"{name} {value}" for name, value in _waterfall_totals(total)), ""]
+    lines = [
+        _waterfall_about(top, total),
+        "   ".join(f"{name} {value}" for name, value in _waterfall_totals(total)),
+        "",
+    ]
     for name, (row, _) in zip(names, shown, strict=True):
-        used = f"{span_took(row):>9}  {_span_tokens(row):>14}  {_span_cost(row)}".rstrip()
-        lines.append(f"{name[:width]:<{width}} {_text_bar(row, total)} {used}")
+        used = f"{waterfall_took(row):>9}  {_waterfall_tokens(row):>14}  {_waterfall_cost(row)}".rstrip()
+        lines.append(f"{name[:width]:<{width}} {_waterfall_text_bar(row, total)} {used}")
     for row, _ in shown:
-        texts = [line for part in span_parts(row, top) if part.kind != "other" for line in _text_part(part, limit)]
+        texts = [
+            line
+            for part in waterfall_parts(row, top)
+            if part.kind != "other"
+            for line in _waterfall_text_part(part, limit)
+        ]
         lines += ["", visible(row.name, _NAME).replace("\n", " "), *texts] if texts else []
     return "\n".join(lines)
 
 
-def _text_name(row: SpanRow, depth: int) -> str:
-    chips = "".join(f" [{text}]" for text, _ in _span_chips(row))
+def _waterfall_text_name(row: SpanRow, depth: int) -> str:
+    chips = "".join(f" [{text}]" for text, _ in _waterfall_chips(row))
     sign = "✕ " if row.status == "error" else ""
     return visible(f"{'  ' * min(depth, 12)}{sign}{row.name}{chips}", _NAME).replace("\n", " ")
 
 
-def _text_bar(row: SpanRow, total: SpanTotals) -> str:
+def _waterfall_text_bar(row: SpanRow, total: SpanTotals) -> str:
     def at(nanos: int) -> int:
         return round(_COLUMNS * (nanos - total.started_ns) / max(total.nanos, 1))
 
@@ -414,7 +429,7 @@ def _text_bar(row: SpanRow, total: SpanTotals) -> str:
     return "|" + (" " * left + "█" * width).ljust(_COLUMNS)[:_COLUMNS] + "|"
 
 
-def _text_part(part: SpanPart, limit: int) -> list[str]:
+def _waterfall_text_part(part: WaterfallPart, limit: int) -> list[str]:
     if part.table is not None:
         return [f"  {line}" for line in (part.title, *part.table.to_text().splitlines())]
     if part.kind == "facts":

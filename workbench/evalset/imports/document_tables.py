@@ -10,7 +10,7 @@ from typing import Any
 
 from workbench.errors import Defect, EvalsetError
 from workbench.evalset.cells import Unusable, grade_cell, id_cell, name_cell, parsed_cell, shown_cell
-from workbench.evalset.corpus import Quotes
+from workbench.evalset.corpus import CorpusQuotes
 from workbench.evalset.files import (
     TABLES,
     Judgement,
@@ -29,10 +29,10 @@ from workbench.evalset.folder import (
     QUERY_KEYS,
     Tell,
     documents_of_rows,
-    import_card,
-    judgement_defects,
+    folder_import_card,
+    folder_judgement_defects,
+    folder_row_metadata,
     queries_of_rows,
-    row_metadata,
     tell_nothing,
     tell_rows_left_out,
     write_evalset_folder,
@@ -111,9 +111,9 @@ def import_tables(
     documents, document_lines, defects = documents_of_rows(str(corpus), document_rows)
     questions, query_lines, problems = queries_of_rows(str(queries), query_rows)
     source = qrels or queries
-    judged, unread, rest = _judged_in_tables(qrels, tables, queries, query_rows, Quotes(documents))
+    judged, unread, rest = _judged_in_tables(qrels, tables, queries, query_rows, CorpusQuotes(documents))
     for rows in judged.values():
-        problems += judgement_defects(str(source), rows, query_lines, document_lines)
+        problems += folder_judgement_defects(str(source), rows, query_lines, document_lines)
     if found := [*wrong, *defects, *odd, *problems, *unread]:
         raise EvalsetError("the tables cannot be imported; correct these lines:", found)
     if not any(judged.values()):
@@ -121,7 +121,7 @@ def import_tables(
         raise EvalsetError(f"{source} says of no question which document answers it; {asked}")
     left_out = {source: rest, corpus: document_rest, queries: query_rest}
     write_evalset_folder(
-        out, documents=documents, queries=questions, judgements=judged, card=import_card(left_out, _BY_HAND)
+        out, documents=documents, queries=questions, judgements=judged, card=folder_import_card(left_out, _BY_HAND)
     )
     tell_rows_left_out(left_out, () if qrels else ungraded_documents(queries, query_rows), tell)
     return out
@@ -168,7 +168,7 @@ def _table_row_with_metadata(row: Mapping[str, Any], names: Names) -> dict[str, 
     """Cells and metadata side by side; refused where the two say different things of one name."""
     cells = {name: value for name, value in row.items() if name.partition(".")[0] != "metadata"}
     flat = {name.removeprefix("metadata."): value for name, value in row.items() if name.startswith("metadata.")}
-    for key, value in {**flat, **row_metadata(row)}.items():
+    for key, value in {**flat, **folder_row_metadata(row)}.items():
         same = next((theirs for theirs in names.values() if key in theirs), ())
         name = f"metadata.{key}" if any(cells.get(other) is not None for other in same) else key
         if cells.get(name) is not None and value is not None and str(cells[name]) != str(value):
@@ -195,11 +195,11 @@ def _table_cell_as_list(value: Any) -> Any:
 
 
 def _judged_in_tables(
-    qrels: Path | None, tables: Mapping[Path, TableFile], queries: Path, rows: Sequence[Row], quotes: Quotes
+    qrels: Path | None, tables: Mapping[Path, TableFile], queries: Path, rows: Sequence[Row], quotes: CorpusQuotes
 ) -> tuple[dict[str, list[Judgement]], list[Defect], list[str]]:
     """Judgements by split, what cannot be read of them, and the columns of their table that nothing here needs."""
     if qrels is None:
-        found, defects = judgements_of_queries(queries, rows, quotes)
+        found, defects = judgements_in_query_table(queries, rows, quotes)
         return {"test": found}, defects, []
     if qrels not in tables:
         return {"test": read_qrels(qrels)}, [], []
@@ -216,7 +216,7 @@ def ungraded_documents(path: Path, rows: Sequence[Row]) -> list[str]:
         value = row["relevant"]
         if path.suffix.lower() == ".parquet" and not isinstance(value, str):
             continue
-        with suppress(Unusable):  # told by `judgements_of_queries`
+        with suppress(Unusable):  # told by `judgements_in_query_table`
             value = parsed_cell("relevant", value)
             if isinstance(value, dict) and not any(name in value for name in QRELS_NAMES["doc_id"]):
                 found += [(line, key) for key, raw in value.items() if grade_cell(raw) is None]
@@ -225,24 +225,26 @@ def ungraded_documents(path: Path, rows: Sequence[Row]) -> list[str]:
     return [f"{path}:{line}: document {key!r} {told}" for line, key in found[:_NAMED]] + more
 
 
-def judgements_of_queries(path: Path, rows: Sequence[Row], quotes: Quotes) -> tuple[list[Judgement], list[Defect]]:
+def judgements_in_query_table(
+    path: Path, rows: Sequence[Row], quotes: CorpusQuotes
+) -> tuple[list[Judgement], list[Defect]]:
     """Judgements that the questions carry themselves, by id or by quote, and what cannot be read of them."""
     found, defects = list[Judgement](), list[Defect]()
     for line, row in rows:
         try:
             query_id = id_cell("_id", row["_id"]) or ""
-            tenant = name_cell("tenant_id", row_metadata(row).get("tenant_id")) or DEFAULT_TENANT
-            judged = quoted_cell(row["quote"], quotes, tenant) | relevant_cell(row["relevant"])
+            tenant = name_cell("tenant_id", folder_row_metadata(row).get("tenant_id")) or DEFAULT_TENANT
+            judged = quoted_table_cell(row["quote"], quotes, tenant) | relevant_table_cell(row["relevant"])
             found += [Judgement(line, query_id, doc, grade) for doc, grade in judged.items()]
         except Unusable as error:
             defects.append(Defect(str(path), line, str(error)))
     return found, defects
 
 
-def relevant_cell(value: Any) -> dict[str, int]:
+def relevant_table_cell(value: Any) -> dict[str, int]:
     """Grade by document id that a cell names: an id, a list, ids parted by ``;``, or an object of id and grade.
 
-    >>> relevant_cell([7]), relevant_cell("8; 9"), relevant_cell({"7": 2, "9": 1})
+    >>> relevant_table_cell([7]), relevant_table_cell("8; 9"), relevant_table_cell({"7": 2, "9": 1})
     ({'7': 1}, {'8': 1, '9': 1}, {'7': 2, '9': 1})
 
     Raises
@@ -255,12 +257,12 @@ def relevant_cell(value: Any) -> dict[str, int]:
         return {part.strip(): 1 for part in value.split(";") if part.strip()}
     if isinstance(value, dict):
         if any(name in value for name in QRELS_NAMES["doc_id"]):
-            return _graded_document(value)
+            return _graded_table_document(value)
         return {key.strip(): given for key, raw in value.items() if (given := grade_cell(raw)) is not None}
     found: dict[str, int] = {}
     for item in value if isinstance(value, list) else [value]:
         if isinstance(item, dict):
-            one = _graded_document(item)
+            one = _graded_table_document(item)
         else:
             key = id_cell("relevant", item)
             one = {} if key is None else {key.strip(): 1}
@@ -270,7 +272,7 @@ def relevant_cell(value: Any) -> dict[str, int]:
     return found
 
 
-def quoted_cell(value: Any, quotes: Quotes, tenant_id: str) -> dict[str, int]:
+def quoted_table_cell(value: Any, quotes: CorpusQuotes, tenant_id: str) -> dict[str, int]:
     """Grade by document id that a cell names by quotes: one, or a list.
 
     Raises
@@ -285,7 +287,7 @@ def quoted_cell(value: Any, quotes: Quotes, tenant_id: str) -> dict[str, int]:
     return {quotes.document(text, tenant_id): 1 for text in texts}
 
 
-def _graded_document(item: Mapping[str, Any]) -> dict[str, int]:
+def _graded_table_document(item: Mapping[str, Any]) -> dict[str, int]:
     """One judgement as an object, ``{"doc_id": "7", "grade": 2}``."""
     taken = {
         ours: next((item[name] for name in (*QRELS_NAMES[ours], *more) if item.get(name) is not None), None)

@@ -21,7 +21,7 @@ from workbench.evalset.folder import (
     DOCUMENT_KEYS,
     QUERY_KEYS,
     documents_of_rows,
-    judgement_defects,
+    folder_judgement_defects,
     queries_of_rows,
     write_evalset_folder,
 )
@@ -31,7 +31,7 @@ from workbench.evalset.imports.document_tables import (
     beir_rows_of_table,
     judgements_of_table,
 )
-from workbench.inference.weights import why_unreachable
+from workbench.inference.weights import why_weights_unreachable
 from workbench.rendering.progress import waiting
 
 _ON_HUB = re.compile(r"\w[\w.-]*(?:/\w[\w.-]*)?")
@@ -167,7 +167,7 @@ def _keep_hub_folder(
         judgements |= splits
         problems += unread
         for name, found in splits.items():
-            problems += judgement_defects(f"{asked.name}:{qrels}:{name}", found, query_lines, document_lines)
+            problems += folder_judgement_defects(f"{asked.name}:{qrels}:{name}", found, query_lines, document_lines)
     if defects or problems or wrong or odd:
         raise EvalsetError(f"{asked.name!r} is not in BEIR's form:", [*wrong, *defects, *odd, *problems])
     if out.exists():
@@ -242,7 +242,7 @@ def _reading_hub(asked: str, read: Callable[[], Any]) -> Any:
 
 def _require_hub_network(name: str) -> None:
     """Refuse at once what ``datasets`` would try for 23 s."""
-    if reason := why_unreachable():
+    if reason := why_weights_unreachable():
         raise EvalsetError(
             f"hub collection {name!r} was asked for, but the hub cannot be reached: {reason}, or load a local BEIR "
             f"folder, or copy {name!r} here and give its folder"

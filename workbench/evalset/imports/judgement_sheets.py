@@ -15,14 +15,14 @@ from workbench.codec import write_whole
 from workbench.config import Settings
 from workbench.errors import Defect, EvalsetError
 from workbench.evalset.cells import Unusable, grade_cell, id_cell, name_cell, shown_cell
-from workbench.evalset.corpus import Quotes
+from workbench.evalset.corpus import CorpusQuotes
 from workbench.evalset.evalset import find_evalset
 from workbench.evalset.files import Judgement, Names, named_table_rows, read_table, scan_qrels
 from workbench.evalset.folder import (
     UNJUDGED,
     EvalsetContents,
     Tell,
-    clean_row_id,
+    clean_folder_row_id,
     read_evalset_folder,
     tell_nothing,
     writing_evalset_files,
@@ -45,7 +45,7 @@ FILL = "fill it, take the row out, or leave such rows aside with --partly"
 
 
 @dataclass(frozen=True, slots=True)
-class GradedThing:
+class GradedInSheet:
     """One filled row: what it judges, whose it is, and where it stands."""
 
     file: str
@@ -160,7 +160,7 @@ def import_judgements(
     contents = read_evalset_folder(folder, settings)
     if odd := [d for d in contents.defects if contents.judgements or d.problem != UNJUDGED]:
         raise EvalsetError(f"evalset {folder} cannot be used; correct these places first:", odd)
-    rows, defects = list[GradedThing](), list[Defect]()
+    rows, defects = list[GradedInSheet](), list[Defect]()
     stems = [path.stem for path in paths]
     for path in paths:
         judge = path.stem if stems.count(path.stem) == 1 else str(path)
@@ -173,12 +173,12 @@ def import_judgements(
     known = {(row.query_id, row.doc_id): row.grade for found in contents.judgements.values() for row in found}
     if again := [row for row in first.values() if known.get(row.pair) == row.grade]:
         tell(f"{len(again):,} rows stand in the judgements already, with the same grade, and are left aside")
-    homes, foreign = _qrels_homes([row for row in first.values() if known.get(row.pair) != row.grade], contents)
+    homes, foreign = _sheet_qrels_homes([row for row in first.values() if known.get(row.pair) != row.grade], contents)
     if defects := [*defects, *twice, *foreign]:
         raise EvalsetError(f"the judgements cannot be added to {folder}; correct these lines:", defects)
     if not rows:
         raise EvalsetError(nothing_filled_in_sheets(paths, "grade"))
-    changed = _append_qrels(folder, homes)
+    changed = _append_sheet_to_qrels(folder, homes)
     for line in [
         *sheet_agreement(first, second, "documents"),
         *(f"{len(homes[path])} judgements added to {path}" for path in changed),
@@ -189,11 +189,11 @@ def import_judgements(
 
 def _read_judgement_sheet(
     path: Path, judge: str, contents: EvalsetContents, *, partly: bool
-) -> tuple[list[GradedThing], list[Defect], int]:
+) -> tuple[list[GradedInSheet], list[Defect], int]:
     """Filled rows, what cannot be used, and how many rows are empty and left aside."""
     texts = {d.doc_id: (d.text, d.full_text) for d in contents.documents}
-    asked, quotes = {q.query_id: q for q in contents.queries}, Quotes(contents.documents)
-    rows, defects, empty = list[GradedThing](), list[Defect](), 0
+    asked, quotes = {q.query_id: q for q in contents.queries}, CorpusQuotes(contents.documents)
+    rows, defects, empty = list[GradedInSheet](), list[Defect](), 0
     table = read_table(path)
     needed = ("query_id", "quote" if "quote" in table.columns else "doc_id", "grade")
     for line, row in named_table_rows(table, _SHEET_NAMES, needed)[0]:
@@ -201,7 +201,7 @@ def _read_judgement_sheet(
             empty += 1
             continue
         try:
-            rows.append(_filled_judgement(path, line, _row_with_quoted_document(row, asked, quotes), judge))
+            rows.append(_filled_judgement(path, line, _sheet_row_with_document(row, asked, quotes), judge))
             query = asked.get(rows[-1].query_id)
             told = _foreign_sheet_text(row, query.text if query else None, texts.get(rows[-1].doc_id, ()))
             if told:
@@ -211,7 +211,7 @@ def _read_judgement_sheet(
     return rows, defects, empty
 
 
-def _row_with_quoted_document(row: dict[str, Any], asked: Mapping[str, Query], quotes: Quotes) -> dict[str, Any]:
+def _sheet_row_with_document(row: dict[str, Any], asked: Mapping[str, Query], quotes: CorpusQuotes) -> dict[str, Any]:
     """Row with the document that its quote stands in; with both, the document must hold the quote."""
     if row["quote"] is None:
         return row
@@ -222,7 +222,7 @@ def _row_with_quoted_document(row: dict[str, Any], asked: Mapping[str, Query], q
     return row | {"doc_id": quotes.document(row["quote"], query.tenant_id, said) if query else said or "?"}
 
 
-def _filled_judgement(path: Path, line: int, row: Mapping[str, Any], judge: str) -> GradedThing:
+def _filled_judgement(path: Path, line: int, row: Mapping[str, Any], judge: str) -> GradedInSheet:
     query_id, doc_id = (id_cell(name, row[name]) for name in ("query_id", "doc_id"))
     if query_id is None or doc_id is None:
         raise Unusable("query_id and doc_id are needed, as the sheet has them")
@@ -230,8 +230,8 @@ def _filled_judgement(path: Path, line: int, row: Mapping[str, Any], judge: str)
     if given is None:
         raise Unusable(f"grade is not filled (query {query_id!r}, document {doc_id!r}): {FILL}")
     judge = name_cell("judge", row["judge"]).strip() or judge
-    return GradedThing(
-        str(path), line, clean_row_id("query_id", query_id), clean_row_id("doc_id", doc_id), given, judge
+    return GradedInSheet(
+        str(path), line, clean_folder_row_id("query_id", query_id), clean_folder_row_id("doc_id", doc_id), given, judge
     )
 
 
@@ -266,9 +266,9 @@ def opinions_of_sheets(rows: Sequence[_Said]) -> tuple[dict[Any, _Said], dict[An
     return {pair: found[0] for pair, found in said.items()}, second, defects
 
 
-def _qrels_homes(
-    rows: Iterable[GradedThing], contents: EvalsetContents
-) -> tuple[dict[Path, list[GradedThing]], list[Defect]]:
+def _sheet_qrels_homes(
+    rows: Iterable[GradedInSheet], contents: EvalsetContents
+) -> tuple[dict[Path, list[GradedInSheet]], list[Defect]]:
     """Rows by the file of qrels that judges their question, and what is wrong with those that have none."""
     judged = {split: {row.query_id for row in found} for split, found in contents.judgements.items()}
     known = {
@@ -278,7 +278,7 @@ def _qrels_homes(
     }
     asks = {q.query_id: q.tenant_id for q in contents.queries}
     owns = {d.doc_id: d.tenant_id for d in contents.documents}
-    homes: dict[Path, list[GradedThing]] = {}
+    homes: dict[Path, list[GradedInSheet]] = {}
     defects = []
     for row in rows:
         splits = [split for split, queries in judged.items() if row.query_id in queries]
@@ -293,7 +293,7 @@ def _qrels_homes(
 
 
 def _judgement_problem(
-    row: GradedThing,
+    row: GradedInSheet,
     asks: Mapping[str, str],
     owns: Mapping[str, str],
     splits: Sequence[str],
@@ -316,7 +316,7 @@ def _judgement_problem(
     return ""
 
 
-def _append_qrels(folder: Path, homes: Mapping[Path, Sequence[GradedThing]]) -> list[Path]:
+def _append_sheet_to_qrels(folder: Path, homes: Mapping[Path, Sequence[GradedInSheet]]) -> list[Path]:
     """Append rows to files of qrels, in the form that each has."""
     new: dict[Path, bytes] = {}
     for path, rows in homes.items():
@@ -346,7 +346,7 @@ def sheet_agreement(
         return
     pairs = [(first[pair], other) for pair, other in second.items()]
     same = sum(a.grade == b.grade for a, b in pairs)
-    kappa = cohens_kappa([(a.grade > 0, b.grade > 0) for a, b in pairs])
+    kappa = sheet_cohens_kappa([(a.grade > 0, b.grade > 0) for a, b in pairs])
     told = "not defined, as both say the same of all" if kappa is None else f"{kappa:.2f}"
     kind = " of relevant or not" if things == "documents" else ""
     yield (
@@ -359,10 +359,10 @@ def sheet_agreement(
         yield f"they differ on {'; '.join(apart[:_NAMED])}{more}"
 
 
-def cohens_kappa(pairs: Sequence[tuple[bool, bool]]) -> float | None:
+def sheet_cohens_kappa(pairs: Sequence[tuple[bool, bool]]) -> float | None:
     """Agreement of two judges beyond chance (Cohen 1960); None where chance alone makes them agree always.
 
-    >>> cohens_kappa([(True, True), (True, True), (False, False), (True, False)])
+    >>> sheet_cohens_kappa([(True, True), (True, True), (False, False), (True, False)])
     0.5
     """
     n = len(pairs)

@@ -67,10 +67,10 @@ def field_amount(row: Any, *paths: str) -> float | None:
     Unusable
         If it is below 0, or no number.
     """
-    return logged_amount(paths[0].rpartition(".")[2], first_field(row, *paths))
+    return amount_field(paths[0].rpartition(".")[2], first_field(row, *paths))
 
 
-def logged_amount(name: str, value: Any) -> float | None:
+def amount_field(name: str, value: Any) -> float | None:
     """Number from 0, and no more than anything here may cost or take.
 
     Raises
@@ -84,7 +84,7 @@ def logged_amount(name: str, value: Any) -> float | None:
     return found
 
 
-def logged_usd(name: str, value: Any) -> float | None:
+def usd_field(name: str, value: Any) -> float | None:
     """Dollars; 0 is none: tools write it where they know no price.
 
     Raises
@@ -92,13 +92,13 @@ def logged_usd(name: str, value: Any) -> float | None:
     Unusable
         If it is below 0, or no amount that anything here may cost.
     """
-    found = logged_amount(name, value)
+    found = amount_field(name, value)
     if found is not None and found > _MOST_USD:
         raise Unusable(f"{name} {shown_cell(value)} is more than any call may cost")
     return found or None
 
 
-def logged_token_count(name: str, value: Any) -> int:
+def token_count_field(name: str, value: Any) -> int:
     """Tokens of one kind, 0 where they are not told.
 
     Raises
@@ -112,7 +112,7 @@ def logged_token_count(name: str, value: Any) -> int:
     return found
 
 
-def logged_usage(prompt: Any, output: Any, *, cache_read: Any = 0, cache_write: Any = 0, inside: bool) -> Usage | None:
+def usage_fields(prompt: Any, output: Any, *, cache_read: Any = 0, cache_write: Any = 0, inside: bool) -> Usage | None:
     """Token classes of counts; None if neither prompt nor output is told, or both are 0.
 
     Parameters
@@ -125,10 +125,10 @@ def logged_usage(prompt: Any, output: Any, *, cache_read: Any = 0, cache_write: 
     Unusable
         If a count is none.
     """
-    asked, said = logged_token_count("prompt tokens", prompt), logged_token_count("output tokens", output)
+    asked, said = token_count_field("prompt tokens", prompt), token_count_field("output tokens", output)
     read, written = (
-        logged_token_count("cache read tokens", cache_read),
-        logged_token_count("cache write tokens", cache_write),
+        token_count_field("cache read tokens", cache_read),
+        token_count_field("cache write tokens", cache_write),
     )
     if not (asked or said or read or written):
         return None
@@ -137,14 +137,15 @@ def logged_usage(prompt: Any, output: Any, *, cache_read: Any = 0, cache_write: 
     return Usage.of_prompt(asked, said, cache_read=read, cache_write=written)
 
 
-def usage_field(row: Any) -> Usage | None:
+def vendor_usage_field(row: Any) -> Usage | None:
     """Token classes of a vendor's own usage object, by the names that it uses.
 
     OpenAI counts what was cached inside the prompt, Anthropic beside it; the names tell which one it is.
 
-    >>> usage_field({"prompt_tokens": 160, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 100}})
+    >>> cached = {"prompt_tokens_details": {"cached_tokens": 100}}
+    >>> vendor_usage_field({"prompt_tokens": 160, "completion_tokens": 5} | cached)
     Usage(fresh=60, cache_read=100, cache_write=0, output=5, cache_write_long=0)
-    >>> usage_field({"input_tokens": 60, "cache_read_input_tokens": 100, "output_tokens": 5}).fresh
+    >>> vendor_usage_field({"input_tokens": 60, "cache_read_input_tokens": 100, "output_tokens": 5}).fresh
     60
 
     Raises
@@ -155,7 +156,7 @@ def usage_field(row: Any) -> Usage | None:
     if not isinstance(row, dict):
         return None
     if "prompt_tokens" in row or "completion_tokens" in row:
-        return logged_usage(
+        return usage_fields(
             row.get("prompt_tokens"),
             row.get("completion_tokens"),
             cache_read=first_field(row, "prompt_tokens_details.cached_tokens", "cache_read_input_tokens"),
@@ -163,7 +164,7 @@ def usage_field(row: Any) -> Usage | None:
             inside=True,
         )
     read = first_field(row, "input_tokens_details.cached_tokens", "input_token_details.cache_read")
-    return logged_usage(
+    return usage_fields(
         row.get("input_tokens"),
         row.get("output_tokens"),
         cache_read=row.get("cache_read_input_tokens") if read is None else read,
@@ -186,33 +187,33 @@ def json_field(value: Any) -> Any:
         return value
 
 
-def logged_question(messages: Any) -> str:
+def question_field(messages: Any) -> str:
     """Last text of a user in a list of messages, in any of the vendors' forms; a text stands for itself.
 
-    >>> logged_question([{"role": "system", "content": "be short"}, {"role": "user", "content": [{"text": "why?"}]}])
+    >>> question_field([{"role": "system", "content": "be short"}, {"role": "user", "content": [{"text": "why?"}]}])
     'why?'
     """
     if isinstance(messages, str):
         return messages
     if isinstance(messages, dict):
-        return logged_question(first_field(messages, "messages", "input", "contents", "prompt"))
+        return question_field(first_field(messages, "messages", "input", "contents", "prompt"))
     rows = [m for m in messages if isinstance(m, dict)] if isinstance(messages, list) else []
     asked = [m for m in rows if m.get("role") in ("user", "human")] or [m for m in rows if "role" not in m]
-    return logged_message_text(asked[-1]) if asked else ""
+    return message_text_field(asked[-1]) if asked else ""
 
 
-def logged_message_text(message: Any) -> str:
+def message_text_field(message: Any) -> str:
     """Text of one message or of its parts."""
     if isinstance(message, str):
         return message
     if isinstance(message, list):
-        return "\n".join(text for part in message if (text := logged_message_text(part)))
+        return "\n".join(text for part in message if (text := message_text_field(part)))
     if isinstance(message, dict):
-        return logged_message_text(first_field(message, "content", "text", "parts"))
+        return message_text_field(first_field(message, "content", "text", "parts"))
     return ""
 
 
-def logged_moment(name: str, value: Any) -> tuple[float, str]:
+def moment_field(name: str, value: Any) -> tuple[float, str]:
     """Seconds since 1970 and ISO time in UTC of one cell; nanoseconds and the like are known by their size.
 
     Raises

@@ -19,8 +19,7 @@ import polars as pl
 
 from workbench.errors import ConfigError, EvalsetError, unknown_name
 from workbench.evalset.files import read_jsonl, read_parquet, read_table
-from workbench.evalset.folder import Tell, add_evalset_file, import_card, tell_nothing
-from workbench.evalset.imports.eval_tool_logs import read_inspect, read_lm_eval, read_promptfoo
+from workbench.evalset.folder import Tell, add_evalset_file, folder_import_card, tell_nothing
 from workbench.evalset.imports.log_fields import field_at
 from workbench.evalset.imports.logged_calls import (
     LoggedCall,
@@ -30,12 +29,18 @@ from workbench.evalset.imports.logged_calls import (
     logged_call_price,
     logged_cost_nanos,
 )
+from workbench.evalset.imports.openai_litellm_langfuse_mlflow import (
+    read_langfuse,
+    read_litellm,
+    read_mlflow,
+    read_openai_batch,
+)
 from workbench.evalset.imports.outcome_tables import GATES, OutcomeRepairs, checked_outcomes
 from workbench.evalset.imports.pairs_and_streams import SAME_WORDS
-from workbench.evalset.imports.production_tool_logs import read_langfuse, read_litellm, read_mlflow, read_openai_batch
+from workbench.evalset.imports.promptfoo_inspect_lm_eval import read_inspect, read_lm_eval, read_promptfoo
 from workbench.evalset.imports.span_logs import read_openinference, read_otlp
 from workbench.evalset.outcomes import FILE, STORED_SCHEMA, outcome_columns, outcomes_of
-from workbench.evalset.traffic import stream_of_rows, words_answer_key
+from workbench.evalset.traffic import traffic_stream_of_rows, words_answer_key
 from workbench.inference.prices import NANOS_PER_USD, PriceTable, nanos
 from workbench.records import content_hash, file_hash
 from workbench.rendering.progress import waiting
@@ -86,7 +91,7 @@ def import_log(
     if FILE in parts and not (out / "gates.toml").exists():
         parts["gates.toml"] = GATES.encode()
     notes = [*log.told(), *notes, *log_cost_lines(log, prices)]
-    card = import_card({path: () for path in log.files}, _BY_HAND, notes)
+    card = folder_import_card({path: () for path in log.files}, _BY_HAND, notes)
     done = [add_evalset_file(out, name, data, card=card) for name, data in parts.items()]
     for line in notes:
         tell(line)
@@ -265,7 +270,7 @@ def stream_in_log(log: ToolLog, notes: list[str]) -> pl.DataFrame | None:
         rows.append((call.line, row))
     if not rows:
         return None
-    frame, defects, _ = stream_of_rows(log.tool, rows)
+    frame, defects, _ = traffic_stream_of_rows(log.tool, rows)
     if defects:
         raise EvalsetError("the requests are no stream:", defects)
     notes.append(f"stream: {SAME_WORDS}")

@@ -20,7 +20,7 @@ from workbench.evalset.cells import (
     whole_cell,
 )
 from workbench.evalset.files import Names, Row, TableFile, read_table, refuse_file, require_named_column
-from workbench.evalset.folder import Tell, import_card, new_evalset_folder, tell_nothing, tell_rows_left_out
+from workbench.evalset.folder import Tell, folder_import_card, new_evalset_folder, tell_nothing, tell_rows_left_out
 from workbench.evalset.outcomes import FILE, STORED_SCHEMA, outcome_columns, outcomes_of
 from workbench.rendering.progress import waiting
 
@@ -280,7 +280,7 @@ def import_outcomes(path: Path, out: Path, *, repairs: OutcomeRepairs | None = N
     outcomes_of(frame, str(path))
     with new_evalset_folder(out) as folder:
         frame.select(outcome_columns(frame)).write_parquet(folder / FILE)
-        (folder / "card.md").write_text(import_card({path: rest}, _BY_HAND, notes), encoding="utf-8")
+        (folder / "card.md").write_text(folder_import_card({path: rest}, _BY_HAND, notes), encoding="utf-8")
         (folder / "gates.toml").write_text(GATES, encoding="utf-8")
     tell_rows_left_out({path: rest}, notes, tell)
     return out

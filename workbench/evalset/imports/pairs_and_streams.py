@@ -25,7 +25,7 @@ from workbench.evalset.files import Names, TableFile, named_table_rows, read_par
 from workbench.evalset.folder import (
     Tell,
     add_evalset_file,
-    import_card,
+    folder_import_card,
     tell_nothing,
     tell_rows_left_out,
     writing_evalset_files,
@@ -38,11 +38,11 @@ from workbench.evalset.imports.judgement_sheets import (
 )
 from workbench.evalset.traffic import (
     Pair,
-    load_pairs,
-    load_stream,
-    pairs_of_rows,
+    load_traffic_pairs,
+    load_traffic_stream,
     same_words,
-    stream_of_rows,
+    traffic_pairs_of_rows,
+    traffic_stream_of_rows,
     words_answer_key,
 )
 from workbench.records import DEFAULT_TENANT, content_hash
@@ -100,11 +100,11 @@ def import_pairs(
         If a column to rename is not there.
     """
     rows, rest = named_table_rows(read_table(path, rename), PAIR_NAMES, ("query_a", "query_b", "same_answer"))
-    pairs, defects = pairs_of_rows(str(path), rows)
+    pairs, defects = traffic_pairs_of_rows(str(path), rows)
     if defects:
         raise EvalsetError("the pairs cannot be imported; correct these lines:", defects)
     text = "".join(f"{pair_line(pair)}\n" for pair in pairs)
-    done = add_evalset_file(out, "pairs.jsonl", text.encode(), card=import_card({path: rest}, _BY_HAND))
+    done = add_evalset_file(out, "pairs.jsonl", text.encode(), card=folder_import_card({path: rest}, _BY_HAND))
     tell_rows_left_out({path: rest}, (), tell)
     return done
 
@@ -146,7 +146,7 @@ def import_stream(
     unlabelled = not set(STREAM_NAMES["answer_key"]) & set(table.columns)
     for _, row in rows if unlabelled else ():
         row["answer_key"] = words_answer_key(row["query"]) if isinstance(row["query"], str) else None
-    frame, defects, notes = stream_of_rows(str(path), rows)
+    frame, defects, notes = traffic_stream_of_rows(str(path), rows)
     if defects:
         times = [name for name in STREAM_NAMES["at"] if name in table.columns and name not in rest]
         odd = times and any(defect.problem.startswith('"at"') for defect in defects)
@@ -159,7 +159,7 @@ def import_stream(
     if unlabelled:
         notes.append(f"no column answer_key: {SAME_WORDS} (or name yours: --rename YOURS=answer_key)")
     notes.append(_pair_columns_understood(table, STREAM_NAMES))
-    card = import_card({path: rest}, _BY_HAND, notes)
+    card = folder_import_card({path: rest}, _BY_HAND, notes)
     done = add_evalset_file(out, "stream.parquet", data.getvalue(), card=card)
     tell_rows_left_out({path: rest}, notes, tell)
     return done
@@ -262,7 +262,7 @@ def import_pair_labels(
     folder = find_evalset(evalset, settings)
     if not (folder / "stream.parquet").is_file():
         raise EvalsetError(f"{folder} has no stream.parquet, of which the pairs could be; import one first")
-    stream, (known, _) = load_stream(folder), load_pairs(folder)
+    stream, (known, _) = load_traffic_stream(folder), load_traffic_pairs(folder)
     asked = zip(stream.tenants, map(same_words, stream.queries), stream.answer_keys, strict=True)
     keys = {(tenant, text): key for tenant, text, key in asked}
     rows, defects = list[PairLabel](), list[Defect]()
@@ -280,7 +280,7 @@ def import_pair_labels(
     if again := len(first) - len(labels):
         tell(f"{again:,} pairs are labelled so already, and left aside")
     defects += [*twice, *_pairs_labelled_again(labels, known)]
-    roots, contradictions = _joined_answer_keys(labels, known, keys)
+    roots, contradictions = _joined_stream_keys(labels, known, keys)
     made_up = {words_answer_key(query) for query in stream.queries}
     if roots and not set(stream.answer_keys) <= made_up:
         told = (
@@ -337,7 +337,7 @@ def _pairs_labelled_again(labels: Iterable[PairLabel], known: Sequence[Pair]) ->
     ]
 
 
-def _joined_answer_keys(
+def _joined_stream_keys(
     labels: Sequence[PairLabel], known: Sequence[Pair], keys: Mapping[tuple[str, str], str]
 ) -> tuple[dict[str, str], list[Defect]]:
     """New key of each answer key that is joined to another, and the rows that contradict what was said."""
@@ -358,16 +358,16 @@ def _joined_answer_keys(
     last = {label.where: label for label in labels}
     defects = []
     for one, other, where, label in differ:
-        if (path := _answer_key_path(edges, one, other)) is not None:
+        if (path := _stream_key_path(edges, one, other)) is not None:
             at = label or next((last[step] for step in path if step in last), None)
             if at is not None:
                 others = ", ".join(path) or "the stream"
                 told = f"{where} says that two texts must not share an answer, and by way of {others} they do"
                 defects.append(Defect(at.file, at.line, told))
-    return _answer_key_roots(edges), defects
+    return _stream_key_roots(edges), defects
 
 
-def _answer_key_path(edges: Mapping[str, Sequence[Edge]], start: str, end: str) -> list[str] | None:
+def _stream_key_path(edges: Mapping[str, Sequence[Edge]], start: str, end: str) -> list[str] | None:
     """Where it is said, step by step, that two answer keys are one; None where it is not."""
     came, queue = dict[str, tuple[str, str]](), deque([start])
     while queue:
@@ -385,7 +385,7 @@ def _answer_key_path(edges: Mapping[str, Sequence[Edge]], start: str, end: str) 
     return None
 
 
-def _answer_key_roots(edges: Mapping[str, Sequence[Edge]]) -> dict[str, str]:
+def _stream_key_roots(edges: Mapping[str, Sequence[Edge]]) -> dict[str, str]:
     """The least key of all that are joined, by key."""
     roots = dict[str, str]()
     for start in sorted(edges):
@@ -453,7 +453,7 @@ def _labelled_pairs(
     for one, other in ends.values():
         edges.setdefault(one, []).append((other, ""))
         edges.setdefault(other, []).append((one, ""))
-    families, out = _answer_key_roots(edges), list[Pair]()
+    families, out = _stream_key_roots(edges), list[Pair]()
     for key, home in list(homes.items()):
         homes.setdefault(families.get(roots.get(key, key), roots.get(key, key)), home)
     for label in labels:

@@ -16,19 +16,19 @@ from workbench.errors import EvalsetError
 from workbench.evalset.cells import Unusable, number_cell, shown_cell
 from workbench.evalset.files import Row
 from workbench.evalset.imports.log_fields import (
+    amount_field,
     field_at,
     field_text,
     json_field,
     log_document,
     log_files_in,
     log_rows,
-    logged_amount,
-    logged_message_text,
-    logged_moment,
-    logged_question,
-    logged_usage,
-    logged_usd,
-    usage_field,
+    message_text_field,
+    moment_field,
+    question_field,
+    usage_fields,
+    usd_field,
+    vendor_usage_field,
 )
 from workbench.evalset.imports.logged_calls import LoggedCall, LoggedScore, LoggedSearch, ToolLog, attach_logged_scores
 from workbench.inference.messages import Usage
@@ -224,8 +224,8 @@ def span_of(line: int, row: dict[str, Any], file: str) -> LoggedSpan:
     for name, found in zip(("trace", "span", "parent"), ids, strict=True):
         if not isinstance(found, str) or (found and not _HEX.fullmatch(found)) or (not found and name != "parent"):
             raise Unusable(f"the {name} id {shown_cell(found)} is not in hex: it is no id of OTLP as JSON")
-    start, started = logged_moment("start time", times[0])
-    end = logged_moment("end time", times[1])[0] if times[1] is not None else None
+    start, started = moment_field("start time", times[0])
+    end = moment_field("end time", times[1])[0] if times[1] is not None else None
     return LoggedSpan(
         line, file, ids[0].lower(), ids[1].lower(), ids[2].lower(), start, started,
         None if end is None or end < start else _span_milliseconds(times, start, end),
@@ -355,7 +355,7 @@ def _call_of_span(span: LoggedSpan, above: Sequence[LoggedSpan], messages: Any) 
         output=_span_output(said),
         error=span.error,
         usage=_span_usage(said),
-        usd=logged_usd("cost", _span_cost(said)),
+        usd=usd_field("cost", _span_cost(said)),
         latency_ms=None if span.error else span.latency_ms,
         started=span.started,
         tenant_id=_said_around_span(around, _TENANT),
@@ -398,7 +398,7 @@ def asked_in_span(found: Any) -> str:
         texts = args if isinstance(args, list) and args else list(found.values())
         plain = [t for t in texts if isinstance(t, str)]
         return plain[0] if len(plain) == 1 else field_text(found, "question", "query", "text")
-    return logged_question(found)
+    return question_field(found)
 
 
 def _span_messages(said: Mapping[str, Any], prefix: str) -> list[dict[str, str]]:
@@ -424,20 +424,20 @@ def _span_messages(said: Mapping[str, Any], prefix: str) -> list[dict[str, str]]
 def _span_output(said: Mapping[str, Any]) -> str:
     for prefix in ("llm.output_messages", "gen_ai.completion"):
         if rows := _span_messages(said, prefix):
-            return logged_message_text(rows[0])
+            return message_text_field(rows[0])
     for name in ("gen_ai.output.messages", "langfuse.observation.output", "output.value"):
         if said.get(name) is not None:
             found = json_field(said[name])
-            return logged_message_text(found[0]) if isinstance(found, list) and found else logged_message_text(found)
+            return message_text_field(found[0]) if isinstance(found, list) and found else message_text_field(found)
     return ""
 
 
 def _span_usage(said: Mapping[str, Any]) -> Usage | None:
     if (own := json_field(said.get("langfuse.observation.usage_details"))) is not None:
-        return usage_field(own)
+        return vendor_usage_field(own)
     names = _GENAI_USAGE if any(name.startswith("gen_ai.usage.") for name in said) else _OPENINFERENCE_USAGE
     prompt, output, read, written = (next((said[n] for n in some if n in said), None) for some in names)
-    return logged_usage(prompt, output, cache_read=read, cache_write=written, inside=True)
+    return usage_fields(prompt, output, cache_read=read, cache_write=written, inside=True)
 
 
 def _span_cost(said: Mapping[str, Any]) -> Any:
@@ -493,6 +493,6 @@ def span_latency(start: Any, end: Any) -> tuple[str, float | None]:
     """
     if start is None or start == "":
         return "", None
-    begun, started = logged_moment("start time", start)
-    ended = logged_moment("end time", end)[0] if end not in (None, "") else None
-    return started, logged_amount("latency", (ended - begun) * 1000) if ended is not None and ended >= begun else None
+    begun, started = moment_field("start time", start)
+    ended = moment_field("end time", end)[0] if end not in (None, "") else None
+    return started, amount_field("latency", (ended - begun) * 1000) if ended is not None and ended >= begun else None

@@ -9,6 +9,7 @@ from workbench.errors import EvalsetError
 from workbench.evalset.cells import Unusable, number_cell, shown_cell
 from workbench.evalset.files import Row
 from workbench.evalset.imports.log_fields import (
+    amount_field,
     field_at,
     field_objects,
     field_text,
@@ -17,12 +18,11 @@ from workbench.evalset.imports.log_fields import (
     log_document,
     log_files_in,
     log_rows,
-    logged_amount,
-    logged_message_text,
-    logged_question,
-    logged_usage,
-    logged_usd,
-    usage_field,
+    message_text_field,
+    question_field,
+    usage_fields,
+    usd_field,
+    vendor_usage_field,
 )
 from workbench.evalset.imports.logged_calls import (
     LoggedCall,
@@ -97,9 +97,9 @@ def _openai_batch_call(line: int, row: dict[str, Any], name: str, asked: Mapping
     if not model:
         raise Unusable("nothing says which model was asked: a failed line names none, give the input file too")
     output = (
-        logged_message_text(field_at(body, "choices.0.message"))
-        or logged_message_text(body)
-        or logged_message_text(field_at(body, "output.0"))
+        message_text_field(field_at(body, "choices.0.message"))
+        or message_text_field(body)
+        or message_text_field(field_at(body, "output.0"))
     )
     return LoggedCall(
         line=line,
@@ -107,10 +107,10 @@ def _openai_batch_call(line: int, row: dict[str, Any], name: str, asked: Mapping
         served=field_text(body, "model"),
         call_id=field_text(body, "id") or field_text(row, "id"),
         prompt_id=name,
-        prompt=logged_question(first_field(asked, "messages", "input", "prompt")),
+        prompt=question_field(first_field(asked, "messages", "input", "prompt")),
         output="" if failed else output,
         error=(error or kind or f"status {code}") if failed else "",
-        usage=usage_field(field_at(body, "usage")),
+        usage=vendor_usage_field(field_at(body, "usage")),
         batch=True,
         started=span_latency(created, None)[0] if created else "",
         feature=field_text(asked, "metadata.feature"),
@@ -152,10 +152,10 @@ def read_litellm(paths: Sequence[Path]) -> ToolLog:
 
 def _litellm_call(line: int, row: dict[str, Any]) -> LoggedCall:
     metadata, asked = json_field(row.get("metadata")), json_field(row.get("messages"))
-    usage = usage_field(field_at(metadata, "usage_object")) or usage_field(
+    usage = vendor_usage_field(field_at(metadata, "usage_object")) or vendor_usage_field(
         field_at(json_field(row.get("response")), "usage")
     )
-    usage = usage or usage_field({k: row.get(k) for k in ("prompt_tokens", "completion_tokens")})
+    usage = usage or vendor_usage_field({k: row.get(k) for k in ("prompt_tokens", "completion_tokens")})
     cached = str(row.get("cache_hit")).strip().lower() in ("true", "1")
     started, latency = span_latency(
         first_field(row, "startTime", "start_time"), first_field(row, "endTime", "end_time")
@@ -173,11 +173,11 @@ def _litellm_call(line: int, row: dict[str, Any]) -> LoggedCall:
         or field_text(metadata, "litellm_call_id")
         or field_text(row, "request_id", "id"),
         trace_id=field_text(row, "trace_id"),
-        prompt=logged_question(asked) if asked != {} else "",
-        output=logged_message_text(field_at(json_field(row.get("response")), "choices.0.message")),
+        prompt=question_field(asked) if asked != {} else "",
+        output=message_text_field(field_at(json_field(row.get("response")), "choices.0.message")),
         error=error if failed else "",
         usage=usage,
-        usd=logged_usd("spend", first_field(row, "response_cost", "spend")),
+        usd=usd_field("spend", first_field(row, "response_cost", "spend")),
         latency_ms=None if cached or failed else latency,
         cached=cached,
         started=started,
@@ -240,7 +240,7 @@ def _langfuse_call(line: int, row: dict[str, Any]) -> LoggedCall | None:
     if not model:
         raise Unusable("a generation that names no model")
     started, latency = span_latency(row.get("start_time"), row.get("end_time"))
-    seconds = logged_amount("latency", row.get("latency"))
+    seconds = amount_field("latency", row.get("latency"))
     failed = field_text(row, "level").upper() == "ERROR"
     metadata = json_field(row.get("metadata"))
     cost = first_field(row, "total_cost", "calculated_total_cost")
@@ -252,10 +252,10 @@ def _langfuse_call(line: int, row: dict[str, Any]) -> LoggedCall | None:
         call_id=field_text(row, "id"),
         trace_id=field_text(row, "trace_id"),
         prompt="" if kind == "embedding" else asked_in_span(json_field(row.get("input"))),
-        output=logged_message_text(json_field(row.get("output"))),
+        output=message_text_field(json_field(row.get("output"))),
         error=(field_text(row, "status_message") or "error") if failed else "",
         usage=_langfuse_usage(row),
-        usd=logged_usd("total_cost", cost),
+        usd=usd_field("total_cost", cost),
         latency_ms=None if failed else latency,
         started=started,
         tenant_id=field_text(metadata, "tenant_id", "attributes.tenant_id"),
@@ -268,18 +268,18 @@ def _langfuse_usage(row: dict[str, Any]) -> Usage | None:
     """Of ``usage_details``: a vendor's own object, or classes ``input*`` and ``output*``, which are disjoint."""
     found = json_field(first_field(row, "usage_details", "usage"))
     if not isinstance(found, dict) or not found:
-        return logged_usage(row.get("prompt_tokens"), row.get("completion_tokens"), inside=True)
+        return usage_fields(row.get("prompt_tokens"), row.get("completion_tokens"), inside=True)
     if {"prompt_tokens", "completion_tokens", "input_tokens", "output_tokens"} & found.keys():
-        return usage_field(found)
+        return vendor_usage_field(found)
     counts = {str(key): value for key, value in found.items() if isinstance(value, int | float | str)}
     parts = {"read": 0.0, "write": 0.0, "input": 0.0, "output": 0.0}
     for key, value in counts.items():
-        count = logged_amount(key, value) or 0
+        count = amount_field(key, value) or 0
         if key.startswith("input"):
             parts["read" if "cache_read" in key or "cached" in key else "write" if "cache" in key else "input"] += count
         elif key.startswith("output"):
             parts["output"] += count
-    return logged_usage(
+    return usage_fields(
         parts["input"], parts["output"], cache_read=parts["read"], cache_write=parts["write"], inside=False
     )
 
@@ -420,16 +420,16 @@ def _mlflow_span(
         call_id=f"{trace}/{field_text(span, 'span_id')}",
         trace_id=trace,
         prompt="" if kind == "EMBEDDING" else question,
-        output=logged_message_text(field_at(said.get("mlflow.spanOutputs"), "choices.0.message")),
+        output=message_text_field(field_at(said.get("mlflow.spanOutputs"), "choices.0.message")),
         error=(field_text(span, "status.message", "status_message") or "error") if failed else "",
-        usage=logged_usage(
+        usage=usage_fields(
             field_at(tokens, "input_tokens"),
             field_at(tokens, "output_tokens"),
             cache_read=field_at(tokens, "cache_read_input_tokens"),
             cache_write=field_at(tokens, "cache_creation_input_tokens"),
             inside=True,
         ),
-        usd=logged_usd("cost", field_at(said.get("mlflow.llm.cost"), "total_cost")),
+        usd=usd_field("cost", field_at(said.get("mlflow.llm.cost"), "total_cost")),
         latency_ms=None if failed else latency,
         started=started,
         tenant_id=who["tenant_id"],

@@ -20,11 +20,11 @@ from workbench.evalset.imports.log_fields import (
     log_document,
     log_files_in,
     log_rows,
-    logged_message_text,
-    logged_moment,
-    logged_question,
-    logged_usage,
-    logged_usd,
+    message_text_field,
+    moment_field,
+    question_field,
+    usage_fields,
+    usd_field,
 )
 from workbench.evalset.imports.logged_calls import LoggedCall, LoggedScore, Source, ToolLog
 from workbench.extras import extras_named
@@ -120,14 +120,14 @@ def _promptfoo_call(line: int, row: dict[str, Any], several: bool, ids: set[str]
         config=" / ".join(part for part in parts if part),
         output=output if isinstance(output, str) else json.dumps(output) if output is not None else "",
         error=(field_text(row, "error") or "error") if errored else "",
-        usage=logged_usage(
+        usage=usage_fields(
             field_at(tokens, "prompt"),
             field_at(tokens, "completion"),
             cache_read=field_at(details, "cacheReadInputTokens"),
             cache_write=field_at(details, "cacheCreationInputTokens"),
             inside=True,
         ),
-        usd=logged_usd("cost", row.get("cost")),
+        usd=usd_field("cost", row.get("cost")),
         latency_ms=None if cached or errored else field_amount(row, "latencyMs"),
         cached=cached,
         cluster=field_text(row, "testCase.metadata.cluster", "metadata.cluster"),
@@ -217,20 +217,20 @@ def _inspect_call(line: int, row: dict[str, Any], model: str, task: str, judges:
         model=model,
         call_id=field_text(row, "uuid"),
         prompt_id=f"{task}/{sample_id}" if task else sample_id,
-        prompt=asked if isinstance(asked, str) else logged_question(asked),
+        prompt=asked if isinstance(asked, str) else question_field(asked),
         repeat=int(epoch) if epoch is not None and abs(epoch) < 1e9 else None,
         output=field_text(row, "output.completion"),
         error=error or ("error" if row.get("error") else ""),
-        usage=logged_usage(
+        usage=usage_fields(
             field_at(mine, "input_tokens"),
             field_at(mine, "output_tokens"),
             cache_read=field_at(mine, "input_tokens_cache_read"),
             cache_write=field_at(mine, "input_tokens_cache_write"),
             inside=False,
         ),
-        usd=logged_usd("total_cost", field_at(mine, "total_cost")) if not others else None,
+        usd=usd_field("total_cost", field_at(mine, "total_cost")) if not others else None,
         latency_ms=None if seconds is None or error else seconds * 1000,
-        started=logged_moment("started_at", started)[1] if started else "",
+        started=moment_field("started_at", started)[1] if started else "",
         cluster=field_text(metadata, "cluster"),
         feature=field_text(metadata, "feature") or task,
         tenant_id=field_text(metadata, "tenant_id"),
@@ -389,14 +389,14 @@ def _lm_eval_call(line: int, row: dict[str, Any], model: str, task: str) -> Logg
         raise Unusable("a sample names its metrics")
     arguments = row.get("arguments")
     args = next(iter(arguments.values()), None) if isinstance(arguments, dict) else field_at(arguments, "0")
-    asked = field_text(args, "arg_0") or field_text(args, "0") or logged_question(field_at(args, "arg_0"))
+    asked = field_text(args, "arg_0") or field_text(args, "0") or question_field(field_at(args, "arg_0"))
     output = field_at(row, "filtered_resps.0")
     return LoggedCall(
         line=line,
         model=model,
         prompt_id=f"{task}/{field_text(row, 'doc_hash')[:16] or doc}",
         prompt=asked or field_text(row, "doc.question", "doc.query", "doc.text"),
-        output=output if isinstance(output, str) else logged_message_text(output) or json.dumps(output),
+        output=output if isinstance(output, str) else message_text_field(output) or json.dumps(output),
         feature=task,
         scores=tuple(LoggedScore(f"{name},{kind}", _lm_eval_score(row.get(name))) for name in names),
     )
