@@ -23,11 +23,17 @@ DECISION = Decision.load(DEMO / "decisions" / "caching.json")
 AGAIN = "check it again with: workbench check caching"
 
 
+def whole(decision):
+    """The decision as a run would have written it: on real traffic if it chose, its claims with its parameters."""
+    claims = tuple(replace(c, parameters=decision.parameters) if c.arm == decision.arm else c for c in decision.claims)
+    return replace(decision, claims=claims, synthetic=decision.verdict == "provisional").to_json()
+
+
 def project(folder, **changes):
     """A project with the demonstration's pairs and its decision, changed."""
     decisions = folder / "evalsets" / "demo" / "decisions"
     decisions.mkdir(parents=True)
-    (decisions / "caching.json").write_text(replace(DECISION, **changes).to_json(), encoding="utf-8")
+    (decisions / "caching.json").write_text(whole(replace(DECISION, **changes)), encoding="utf-8")
     shutil.copy(DEMO / "pairs.jsonl", decisions.parent)
     return Settings(folder, folder / "cache", folder / "runs", f"sqlite:///{folder}/state.sqlite")
 
@@ -57,7 +63,7 @@ def with_verifier(folder, **parameters):
     used = {"name": "its_own_check:same", "least": 0.5, "sha256": sha256, "usd_per_check": 0.0}
     changed = {**DECISION.parameters, "verifier": used, **parameters}
     path = settings.evalsets / "demo" / "decisions" / "caching.json"
-    path.write_text(replace(DECISION, verdict="chosen", parameters=changed).to_json(), encoding="utf-8")
+    path.write_text(whole(replace(DECISION, verdict="chosen", parameters=changed)), encoding="utf-8")
     return settings
 
 
@@ -84,11 +90,11 @@ def test_a_decision_with_a_verifier_is_refused_where_that_or_the_guard_moved(tmp
     settings = with_verifier(tmp_path, guard=BEFORE, later=later)
     path = settings.evalsets / "demo" / "decisions" / "caching.json"
     kept = Decision.load(path)
-    path.write_text(replace(kept, **with_inputs(guard="other")).to_json(), encoding="utf-8")
+    path.write_text(whole(replace(kept, **with_inputs(guard="other"))), encoding="utf-8")
     with pytest.raises(ConfigError, match=f"another guard; {AGAIN}"):
         load(settings)
-    path.write_text(replace(kept, parameters={**kept.parameters, "verifier": {**kept.parameters["verifier"],
-                    "sha256": "other"}}).to_json(), encoding="utf-8")  # fmt: skip
+    other = {**kept.parameters, "verifier": {**kept.parameters["verifier"], "sha256": "other"}}
+    path.write_text(whole(replace(kept, parameters=other)), encoding="utf-8")
     with pytest.raises(ConfigError, match="tested with another verifier its_own_check:same"):
         load(settings)
 

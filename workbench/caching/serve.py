@@ -14,6 +14,7 @@ from workbench.caching.guard import Guard, make_guard
 from workbench.caching.verifiers import FITTED, MODEL, FittedCheck, Later, ModelVerifier, Verifier, load_callable
 from workbench.config import Settings
 from workbench.errors import ConfigError
+from workbench.evaluation.consistency import require_served
 from workbench.inference.client import Client
 from workbench.inference.embedding import Embedder, load_embedder
 from workbench.inference.prices import project_prices
@@ -54,6 +55,7 @@ def load_semantic(
     decision = Decision.accepted(folder, "caching")
     if why := _refusal(decision, accept_provisional):
         raise ConfigError(f"the caching decision of {evalset!r} does not turn a semantic cache on: {why}")
+    require_served(decision, folder)
     chosen = decision.parameters
     guard = None if chosen["guard"] is None else _guard(**chosen["guard"])
     embedder = embedder or load_embedder(decision.settings["embedder"], settings)

@@ -20,7 +20,7 @@ from workbench.evalset.evalset import Evalset, load_evalset
 from workbench.evalset.files import read_parquet
 from workbench.evalset.outcomes import FILE as OUTCOMES
 from workbench.evalset.traffic import load_pairs, load_stream
-from workbench.evaluation.in_use import TEST_INPUTS, anchor_path, decision_path
+from workbench.evaluation.in_use import anchor_path, decision_path, name_split, name_use
 from workbench.evaluation.start import inputs_of
 from workbench.extras import DISTRIBUTION, VERSION, is_installed
 from workbench.inference.encoders import MiniLM
@@ -253,12 +253,12 @@ def _uses(accepted: Accepted) -> Iterator[Checked]:
         yield Checked("uses of the test split", "contradicted", f"{path.name} is missing beside the decision")
         return
     inputs = d.fingerprint.inputs
-    split = content_hash(next((inputs[name] for name in TEST_INPUTS if inputs.get(name)), ""))[:8]
+    split = name_split(inputs)
     arms = list(d.arms)
     if d.notebook == "caching":
         guard = make_guard(d.settings.get("guard", ()))
         arms = ["off", "exact", "semantic", repr(guard), inputs.get("weights", "")]
-    mine = f"{split}{content_hash(*sorted(arms))[:8]}"
+    mine = name_use(inputs, arms)
     uses = [use for use in path.read_text(encoding="utf-8").split() if use.startswith(split)]
     if mine not in uses:
         told = (

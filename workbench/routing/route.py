@@ -9,6 +9,7 @@ import numpy as np
 from workbench.config import Settings
 from workbench.errors import ConfigError
 from workbench.evalset.outcomes import Requests
+from workbench.evaluation.consistency import require_served
 from workbench.inference.attempt import Books
 from workbench.inference.embedding import Embedder, load_embedder
 from workbench.inference.messages import LOCAL, Route
@@ -122,6 +123,7 @@ def _in_use(settings: Settings, evalset: str, accept_provisional: bool) -> tuple
             f"the routing decision of {evalset!r} is provisional, on synthetic data; pass accept_provisional=True to "
             "use it all the same"
         )
+    require_served(decision, folder)
     return decision, load_router(folder / "decisions" / "routing.artefact", decision.arm)
 
 
