@@ -15,6 +15,7 @@ from workbench.caching.verifiers import FITTED, MODEL, FittedCheck, Later, Model
 from workbench.config import Settings
 from workbench.errors import ConfigError
 from workbench.evaluation.consistency import require_served
+from workbench.evaluation.in_use import read_artefact
 from workbench.inference.client import Client
 from workbench.inference.embedding import Embedder, load_embedder
 from workbench.inference.prices import project_prices
@@ -88,8 +89,7 @@ def load_verifier(
     name = used["name"]
     found: Verifier | None = None
     if name == FITTED:
-        path = folder / "decisions" / "caching.artefact"
-        saved = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        saved = read_artefact(folder / "decisions" / "caching.artefact")
         if FITTED in saved:
             found = FittedCheck(FittedVerifier.load(saved[FITTED]), embedder.embed)
     elif name.startswith(MODEL):

@@ -15,7 +15,7 @@ from workbench.codec import to_plain
 from workbench.errors import ConfigError
 from workbench.evalset.gates import default_policy, scan_gates
 from workbench.evaluation.flips import decided
-from workbench.evaluation.in_use import decision_path
+from workbench.evaluation.in_use import anchor_path, decision_path, read_artefact
 from workbench.records import Claim, Decision, Rule, file_hash
 
 SAME = 1e-9
@@ -56,6 +56,7 @@ def differences(stated: Decision, found: Decision, policy: Rule) -> list[str]:
         and notes, which another version writes otherwise.
     """
     told = list(_told("its rule's ", _rule_of(stated.rule), _rule_of(policy)))
+    told += _told("", {"use of the test split": stated.rule.use}, {"use of the test split": found.rule.use})
     rebuilt = any(c.spread is not None for c in (*stated.claims, *found.claims))
     if not rebuilt:
         told += _told("", *({n: getattr(d, n) for n in _WHOLE} for d in (stated, found)))
@@ -68,7 +69,7 @@ def differences(stated: Decision, found: Decision, policy: Rule) -> list[str]:
     chosen = next((c for c in found.claims if c.arm == stated.arm), None)
     if chosen is not None and not rebuilt and not _within(stated.parameters, to_plain(chosen.parameters)):
         told.append(f"other parameters of {stated.arm} than were run")
-    return told
+    return told or list(filter(None, [contradiction(stated)]))
 
 
 def contradiction(decision: Decision) -> str:
@@ -115,24 +116,34 @@ def require_served(decision: Decision, evalset: Path) -> None:
             )
 
 
-def artefacts_differ(accepted: Path, run: Path) -> list[str]:
-    """Whether what lies beside an accepted decision to be served with is what a run left, told in a sentence.
+def beside_differs(accepted: Path, decision: Decision, run: Path) -> list[str]:
+    """What is wrong with the files beside an accepted decision, each in a sentence: uses, anchor, what is served.
 
     Parameters
     ----------
     accepted : Path
         File of the decision.
+    decision : Decision
+        The accepted one.
     run : Path
         Folder of a run with the same inputs.
     """
-    paths = accepted.with_suffix(".artefact"), run / "artefact.json"
-    if not all(path.is_file() for path in paths):
-        return []
-    try:
-        kept, made = (json.loads(path.read_bytes()) for path in paths)
-    except (ValueError, RecursionError) as error:
-        return [f"{paths[0].name} cannot be read: {error}"]
-    return [] if _like(kept, made) else [f"{paths[0].name} holds something else than was made of the same inputs"]
+    uses, artefact, made = accepted.with_suffix(".uses"), accepted.with_suffix(".artefact"), run / "artefact.json"
+    anchor = anchor_path(accepted.parents[1], decision.notebook)
+    told = list[str]()
+    if not uses.is_file():
+        told.append(f"{uses.name} is missing, which counts the uses of the test split")
+    elif not decision.rule.use <= len(listed := uses.read_text(encoding="utf-8").split()):
+        told.append(f"its rule counts use {decision.rule.use} of the test split, and {uses.name} has {len(listed)}")
+    if decision.rule.direction == "higher" and not anchor.is_file():
+        told.append(f"anchor/{anchor.name} is missing; the first decision is always one")
+    if made.is_file() and (artefact.is_file() or "sha256" in decision.parameters):
+        try:
+            if not _like(read_artefact(artefact), json.loads(made.read_bytes())):
+                told.append(f"{artefact.name} holds something else than was made of the same inputs")
+        except ConfigError as error:
+            told.append(str(error))
+    return told
 
 
 def _like(kept: Any, made: Any) -> bool:

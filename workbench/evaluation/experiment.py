@@ -17,7 +17,7 @@ from workbench.config import Settings, SystemClock, load_settings
 from workbench.errors import ConfigError
 from workbench.evalset.evalset import HUB, Evalset, load_evalset, require_dev
 from workbench.evalset.gates import ASSUMED_REQUESTS, GatePolicy
-from workbench.evaluation.consistency import artefacts_differ, differences, rule_again
+from workbench.evaluation.consistency import beside_differs, differences, rule_again
 from workbench.evaluation.decision import ArmFacts, Outcome, decide, make_claims
 from workbench.evaluation.finalists import FINALIST, Finalists, beside, chosen_shares, require_arm, screen
 from workbench.evaluation.flips import Axis, flip_points, flips_table
@@ -376,7 +376,7 @@ class Experiment(Generic[P, S]):
         if self.accepted is None or not self.rechecks:
             return []
         path, policy = decision_path(self.evalset.path, self.notebook), self.rule(self.accepted.rule.reference)
-        return [*differences(self.accepted, decision, policy), *artefacts_differ(path, self.folder)]
+        return [*differences(self.accepted, decision, policy), *beside_differs(path, self.accepted, self.folder)]
 
 
 class PairedExperiment(Experiment[Q, S], ABC):

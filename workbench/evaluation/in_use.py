@@ -3,10 +3,13 @@
 import glob
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
+from workbench.codec import from_json
 from workbench.config import Settings
+from workbench.errors import ConfigError
 from workbench.evaluation.decision import ArmFacts
 from workbench.records import Decision, content_hash
 
@@ -35,6 +38,21 @@ def note_test_use(settings: Settings, evalset: Path, notebook: str, use: str = "
     local.parent.mkdir(parents=True, exist_ok=True)
     local.write_text("\n".join(uses) + "\n", encoding="utf-8")
     return uses
+
+
+def read_artefact(path: Path) -> dict[str, Any]:
+    """What an accepted decision is served with, from the file beside it.
+
+    Raises
+    ------
+    ConfigError
+        If it is not there or cannot be read, with what to do.
+    """
+    notebook = path.stem
+    again = f"restore it as it was accepted, or run and accept anew: workbench run {notebook}"
+    if not path.is_file():
+        raise ConfigError(f"{path} is missing, by which the {notebook} decision is served; {again}")
+    return from_json(dict, path.read_bytes(), f"{path}, by which the {notebook} decision is served, is none ({again})")
 
 
 def name_split(inputs: Mapping[str, str]) -> str:

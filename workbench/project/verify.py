@@ -20,7 +20,7 @@ from workbench.evalset.evalset import Evalset, load_evalset
 from workbench.evalset.files import read_parquet
 from workbench.evalset.outcomes import FILE as OUTCOMES
 from workbench.evalset.traffic import load_pairs, load_stream
-from workbench.evaluation.in_use import anchor_path, decision_path, name_split, name_use
+from workbench.evaluation.in_use import anchor_path, decision_path, name_split, name_use, read_artefact
 from workbench.evaluation.start import inputs_of
 from workbench.extras import DISTRIBUTION, VERSION, is_installed
 from workbench.inference.encoders import MiniLM
@@ -131,6 +131,7 @@ def verify(path: Path, *, sealed: str = "") -> Verification:
         checks += _uses(accepted)
         checks += recompute(accepted)
         checks += beside_claims(accepted)
+        checks += _limits(accepted)
     except MissingExtra as error:  # of this install it says something, of the decision nothing
         checks.append(Checked("files", "not verified", str(error)))
     except (WorkbenchError, pl.exceptions.PolarsError, KeyError, TypeError, ValueError, ArithmeticError) as error:
@@ -267,6 +268,14 @@ def _uses(accepted: Accepted) -> Iterator[Checked]:
         yield Checked("uses of the test split", "contradicted", told)
         return
     yield judge("uses of the test split", uses.index(mine) + 1, d.rule.use, "this set of arms is listed as use")
+
+
+def _limits(accepted: Accepted) -> Iterator[Checked]:
+    """Limits of passages, which are kept beside a retrieval decision and served by."""
+    d, path = accepted.decision, accepted.path.with_suffix(".artefact")
+    if d.notebook == "retrieval" and path.is_file():
+        yield judge(f"arm of {path.name}", d.arm, read_artefact(path).get("arm"), "the decided arm is")
+        yield Checked(path.name, "not verified", f"its limits are those of the run; {ASK_AGAIN.format(d.notebook)}")
 
 
 def _not_here(d: Decision) -> Iterator[Checked]:
