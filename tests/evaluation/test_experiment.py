@@ -88,6 +88,10 @@ def test_each_set_of_arms_is_one_use_of_the_test_split_however_often_it_is_judge
     assert not (bench.evalset.path / "decisions").exists(), "only accepting a decision writes there"
 
 
+def test_the_same_arms_by_another_seed_are_another_use(tmp_path):
+    assert [open_bench(tmp_path, seed=seed).count_test_use(["a"]) for seed in (0, 1, 2, 1, 0)] == [1, 2, 3, 2, 1]
+
+
 def without_questions(folder, n):
     """Leave out the first n questions of test."""
     qrels = folder / "qrels" / "test.tsv"

@@ -15,6 +15,7 @@ from workbench.records import Decision, content_hash
 
 TEST_INPUTS = ("qrels/test", "outcomes", "stream")  # what a notebook judges on, the first that it has
 SAME_SPLIT = 0.5  # a split that holds this share of items that were judged before is no new one
+FIRST_SEED = "0"  # the default of every notebook, as its fingerprint says it
 KEPT_ORDER = 1000  # arms that a run cannot ask stand behind those that it can
 
 
@@ -61,8 +62,13 @@ def name_split(inputs: Mapping[str, str]) -> str:
 
 
 def name_use(inputs: Mapping[str, str], arms: Collection[str]) -> str:
-    """Name of a use: that of the test split, and a hash of the arms that are judged on it."""
-    return f"{name_split(inputs)}{content_hash(*sorted(arms))[:8]}"
+    """Name of a use: that of the test split, and a hash of the arms that are judged on it.
+
+    The same arms by another seed are another use: bounds are drawn, and who draws until they suit looks again.
+    """
+    seed = inputs.get("parameter seed", FIRST_SEED)
+    drawn = () if seed == FIRST_SEED else (f"seed {seed}",)
+    return f"{name_split(inputs)}{content_hash(*sorted(arms), *drawn)[:8]}"
 
 
 def split_uses(

@@ -14,6 +14,7 @@ from pathlib import Path
 import polars as pl
 
 from workbench.caching.guard import make_guard
+from workbench.codec import to_json
 from workbench.config import Settings, load_settings
 from workbench.errors import ConfigError, MissingExtra, WorkbenchError
 from workbench.evalset.evalset import Evalset, load_evalset
@@ -24,7 +25,7 @@ from workbench.evaluation.in_use import anchor_path, decision_path, name_split, 
 from workbench.evaluation.start import inputs_of
 from workbench.extras import DISTRIBUTION, VERSION, is_installed
 from workbench.inference.encoders import MiniLM
-from workbench.inference.prices import project_prices
+from workbench.inference.prices import Work, project_prices
 from workbench.project.history import History, gates_hashes, look_back
 from workbench.project.recompute import ASK_AGAIN, Accepted, Checked, beside_claims, judge, raw_outcomes, recompute
 from workbench.records import Decision, content_hash, file_hash
@@ -42,6 +43,7 @@ WRITTEN = {
 }  # fmt: skip
 # Inputs that only a run can compute.
 OF_ENCODER = ("weights", "encoder probe")
+JUDGES = "judges.toml"
 RECORDED = "recordings of "  # of the name of an input, before that of a model
 _SHA256 = re.compile("[0-9a-fA-F]{64}")
 
@@ -179,6 +181,7 @@ def _found_inputs(accepted: Accepted) -> dict[str, list[str]]:
     gates = folder / "gates.toml"
     out["gates"] = sorted(gates_hashes(gates.read_bytes() if gates.is_file() else None, d.notebook))
     out["prices"] = [prices.sha256]
+    out |= {name: [told] for name, told in prices.rate_inputs(map(Work, prices.later)).items()}
     if d.settings.get("embedder") == "minilm":
         out["weights"] = [MiniLM.encoder_id]
     out |= {name: [value] for name, value in inputs_of(d.notebook, d.settings).items()}
@@ -193,8 +196,8 @@ def _found_inputs(accepted: Accepted) -> dict[str, list[str]]:
             out["retrieval usd"] = [f"{retrieval_usd(evalset):.3e}"]
         else:
             out["outcomes"] = [file_hash(folder / OUTCOMES)]
-    elif d.notebook == "pipeline":
-        out |= _of_pipeline(d, folder)
+    elif found := _OF_NOTEBOOK.get(d.notebook):
+        out |= found(accepted)
     elif d.notebook == "caching":
         pairs, sha256 = load_pairs(folder)
         out |= {"stream": [load_stream(folder).sha256], "pairs": [sha256]}
@@ -203,8 +206,9 @@ def _found_inputs(accepted: Accepted) -> dict[str, list[str]]:
     return out
 
 
-def _of_pipeline(d: Decision, folder: Path) -> dict[str, list[str]]:
+def _of_pipeline(accepted: Accepted) -> dict[str, list[str]]:
     """What the answer flow was run from: recorded answers, what is recorded for rewriting, the accepted router."""
+    d, folder = accepted.decision, accepted.evalset.path
     stated = {name.removeprefix(RECORDED) for name in d.fingerprint.inputs if name.startswith(RECORDED)}
     recordings, out = folder / "recordings", dict[str, list[str]]()
     for model in stated | set(d.settings.get("models", ())):
@@ -214,6 +218,26 @@ def _of_pipeline(d: Decision, folder: Path) -> dict[str, list[str]]:
     if (routing := decision_path(folder, "routing")).is_file():
         out["route accepted"] = [str(Decision.load(routing).parameters.get("sha256", ""))]
     return out
+
+
+def _of_stack(accepted: Accepted) -> dict[str, list[str]]:
+    """What the layers are put together from: recorded answers, the stream, and the accepted cache."""
+    evalset = accepted.evalset
+    raw, caching = raw_outcomes(evalset, accepted.prices, {}), decision_path(evalset.path, "caching")
+    out = {f"{RECORDED}{model}": list(hashes) for model, hashes in raw.hashes.items()}
+    out |= {"stream": [load_stream(evalset.path).sha256], "retrieval usd": [f"{retrieval_usd(evalset):.3e}"]}
+    if caching.is_file():
+        out["cache"] = [content_hash(to_json(Decision.load(caching).parameters))]
+    return out
+
+
+def _of_quality(accepted: Accepted) -> dict[str, list[str]]:
+    """Judges; of their recorded verdicts, a run reads those of the answers that it shows them."""
+    path = accepted.evalset.path / JUDGES
+    return {JUDGES: [content_hash(path.read_bytes()) if path.is_file() else ""]}
+
+
+_OF_NOTEBOOK = {"pipeline": _of_pipeline, "stack": _of_stack, "quality": _of_quality}
 
 
 def _rule(accepted: Accepted) -> Iterator[Checked]:
