@@ -153,6 +153,39 @@ def test_other_pairs_are_refused(tmp_path, change):
         load(settings)
 
 
+def test_a_decision_whose_gates_changed_is_refused_and_one_that_is_shipped_without_gates_serves(tmp_path):
+    settings = project(tmp_path, verdict="chosen")
+    assert load(settings)
+    gates = settings.evalsets / "demo" / "gates.toml"
+    text = (DEMO / "gates.toml").read_text(encoding="utf-8")
+    gates.write_text(f"# a comment\n{text}", encoding="utf-8")
+    assert load(settings)
+    gates.write_text(text.replace("alpha = 0.15", "alpha = 0.1"), encoding="utf-8")
+    with pytest.raises(ConfigError, match=rf"another gates\.toml; {AGAIN}"):
+        load(settings)
+
+
+STRICTER = replace(DECISION.rule, margin=0.001)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"parameters": {**DECISION.parameters, "threshold": 0.2}}, "its parameters are not those of"),
+        ({"verdict": "chosen"}, "its rule gives provisional"),
+        ({"rule": STRICTER}, "its rule gives provisional 'exact'"),
+        ({"arm": "semantic@0.5"}, "has no claim about it"),
+        ({"test_uses": 3}, "it is use 3 of the test split, and its rule counts use 1"),
+    ],
+)
+def test_a_file_that_was_edited_by_hand_is_refused_with_what_contradicts_what(tmp_path, changes, said):
+    settings = project(tmp_path)
+    path = settings.evalsets / "demo" / "decisions" / "caching.json"
+    path.write_text(replace(DECISION, **changes).to_json(), encoding="utf-8")
+    with pytest.raises(ConfigError, match=rf"contradicts itself: .*({said}).*workbench verify demo/caching"):
+        load(settings, accept_provisional=True)
+
+
 def test_no_decision_is_an_error(tmp_path):
     with pytest.raises(ConfigError, match="no caching decision is accepted for 'demo'"):
         load(Settings(tmp_path, tmp_path, tmp_path, "sqlite://"))
