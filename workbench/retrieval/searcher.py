@@ -179,12 +179,16 @@ class Searcher:
         Cosine in [-1, 1] for an arm that reads vectors, whatever it fuses: fused scores are scaled within their list
         and do not compare between questions. BM25 for an arm of words alone.
         """
-        where, vectors = getattr(arm.strategy, "where", None), arm.strategy.uses_vectors
-        leg = Vector(arm.strategy.index, where) if vectors else FullText(where)
+        leg = self.nearest_leg(arm)
         depth = max(len(without) + 1, LEG_DEPTH)  # that of a hybrid's own leg, which is remembered
         hits = leg.search(self.handle(arm, query.tenant_id), self.question(arm, query), depth)
         left = [hit.score for hit in hits if hit.doc_id not in without]
         return hits[0].score if hits else -1.0, left[0] if left else -1.0
+
+    def nearest_leg(self, arm: Arm) -> Vector | FullText:
+        """Search that `nearest` makes for an arm: arms of one table with the same leg have the same nearest."""
+        where = getattr(arm.strategy, "where", None)
+        return Vector(arm.strategy.index, where) if arm.strategy.uses_vectors else FullText(where)
 
     def tokens(self, doc_id: str) -> int:
         """Tokens of a whole document."""

@@ -344,6 +344,10 @@ class TenantHandle:
         return f"TenantHandle({shown_tenant(self.tenant_id)})"
 
 
+class NotSearched(LookupError):
+    """What is asked for inside `FoundBefore.without_searching` was not found before."""
+
+
 @dataclass(slots=True)
 class FoundBefore:
     """What was found by searches that several arms share, with the time that each took when it was made.
@@ -355,6 +359,7 @@ class FoundBefore:
 
     saved_ms: float = 0.0
     _kept: bool = False
+    _only_known: bool = False
     _found: dict[Hashable, tuple[list[ChunkHit], float]] = field(default_factory=dict)
 
     @property
@@ -369,6 +374,8 @@ class FoundBefore:
         if (known := self._found.get(key)) is not None:
             self.saved_ms += known[1]
             return known[0]
+        if self._only_known:
+            raise NotSearched
         started, saved = time.perf_counter(), self.saved_ms
         hits = search()  # which may begin with another search
         done = time.perf_counter()
@@ -388,6 +395,15 @@ class FoundBefore:
         finally:
             self._kept = False
             self.forget()
+
+    @contextmanager
+    def without_searching(self) -> Iterator[None]:
+        """Until the end of the block, raise `NotSearched` where a search would have to be made."""
+        self._only_known = True
+        try:
+            yield
+        finally:
+            self._only_known = False
 
     def forget(self) -> None:
         """Let all of it go: an index was built again."""
