@@ -21,11 +21,11 @@ from workbench.rendering.progress import Progress
 from workbench.rendering.table import Column, Table, Value
 from workbench.retrieval.fitting import FittedArm
 from workbench.retrieval.metrics import RUN_SCHEMA, measure, measure_all, ndcg_bounds, rank, with_grades
+from workbench.retrieval.reuse import FoundBefore, NotSearched
 from workbench.retrieval.searcher import Searcher
 from workbench.retrieval.strategies import Arm, Strategy
 from workbench.retrieval.systems import SystemArm
 from workbench.retrieval.tables import SHOWN_METRICS, reading_notes, score_table
-from workbench.retrieval.tenant import FoundBefore, NotSearched
 
 SLICES = ("tenant_id", "feature", "style")
 SHOWN_HITS = 5
@@ -192,6 +192,7 @@ def ask_all(candidates: Sequence[Candidate], part: Split, searcher: Searcher, *,
             answered = {candidate_name(c): _ask_candidate(c, part, searcher, depth) for c in group}
             nearest |= _nearest_found([c for c in group if not answered[candidate_name(c)].errors], part, searcher)
         asked |= answered
+    searcher.found.forget()
     answers = {name: asked[name] for name in map(candidate_name, candidates)}
     facts = tuple(_strategy_facts(c, i, answers[candidate_name(c)], part, searcher) for i, c in enumerate(candidates))
     frames = [

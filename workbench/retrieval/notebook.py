@@ -194,7 +194,8 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
         Arms that are accepted, the anchor, or named as the reference, stay in any case: they are judged by their names.
         """
         p, dev = self.parameters, self.evalset.split("dev")
-        self.searcher.embed(self._searched(), [*dev.queries, *self.evalset.split("test").queries])
+        queries = [*dev.queries, *self.evalset.split("test").queries]
+        self.searcher.embed(self._searched(), queries, as_before=self.rechecks)
         arms = []
         for arm in self._grid(*p.strategies):
             bar = Progress(f"chunks of {arm.name}", 1)
