@@ -86,7 +86,7 @@ TO_DO = ("workbench", "accept", "restore", "names nothing", "unknown router")
 
 
 def noticed(made: Made, settings: Settings, *, again: bool = False) -> str:
-    """Doors that do not let it pass; whoever refuses says what to do. Check runs ``again`` where the run would differ."""
+    """Doors that do not let it pass; whoever refuses says what to do. Check runs ``again`` where a run would differ."""
     folder = settings.evalsets / EVALSET
 
     def check() -> bool:
