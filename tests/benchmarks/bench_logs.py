@@ -17,7 +17,8 @@ from typing import Any
 
 from tests.evalset.test_log_fuzz import CONTENTS
 from tests.evalset.test_log_tools import PRICES
-from workbench.evalset.imports.log_import import EVALS, TOOLS, LogChoices, import_log, ledger_rows_of_log, read_log
+from workbench.evalset.imports.log_import import EVALS, LogChoices, import_log, ledger_rows_of_log
+from workbench.evalset.imports.log_reader import TOOLS, read_log
 from workbench.evalset.imports.outcome_tables import OutcomeRepairs
 
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from tests.evalset.test_importers import ANYHOW, MANY, ODD, QUICK, VALUES, attempt, folder_of
 from tests.evalset.test_log_tools import FILES, GIVEN, LANGFUSE, LOGS, PRICES, batch
-from workbench.evalset.imports.log_import import TOOLS, LogChoices, import_log, ledger_rows_of_log, read_log
+from workbench.evalset.imports.log_import import LogChoices, import_log, ledger_rows_of_log
+from workbench.evalset.imports.log_reader import TOOLS, read_log
 from workbench.evalset.imports.outcome_tables import OutcomeRepairs
 from workbench.evalset.outcomes import load_outcomes
 from workbench.evalset.traffic import load_traffic_stream

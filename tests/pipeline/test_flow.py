@@ -14,7 +14,8 @@ from workbench.caching.cache import ResponseCache
 from workbench.config import load_settings
 from workbench.errors import FlowError, StepFailed
 from workbench.evalset.evalset import load_evalset
-from workbench.evalset.imports.log_import import RUN, import_log, read_log
+from workbench.evalset.imports.log_import import RUN, import_log
+from workbench.evalset.imports.log_reader import read_log
 from workbench.inference.budgets import Budget, Budgets
 from workbench.inference.call_attempt import Books
 from workbench.inference.client import Client

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.evalset.test_log_tools import FILES, LOGS, PRICES, lines
-from workbench.evalset.imports.log_import import TOOLS, read_log
+from workbench.evalset.imports.log_reader import TOOLS, read_log
 from workbench.evalset.imports.logged_calls import LoggedCall, LoggedScore, LoggedSearch, ToolLog
 from workbench.inference.messages import Usage
 from workbench.project.inspect_log import log_answers_table, what_a_log_decides

@@ -17,7 +17,7 @@ from workbench.cli import app
 from workbench.config import SystemClock, load_settings
 from workbench.errors import ConfigError, EvalsetError
 from workbench.evalset.evalset import load_evalset
-from workbench.evalset.imports.log_import import read_log
+from workbench.evalset.imports.log_reader import read_log
 from workbench.inference.budgets import DEFAULT_BUDGETS, Budgets
 from workbench.inference.call_attempt import Books
 from workbench.inference.client import Client

@@ -258,8 +258,9 @@ def import_log_for_command(
 ) -> None:
     """Read a log, write what the notebooks need of it into an evalset, and add its calls to the ledger."""
     from workbench.config import load_settings
-    from workbench.evalset.imports.log_import import TOOLS as TOOLS_READ
-    from workbench.evalset.imports.log_import import LogChoices, book_log, import_log, log_cost_lines, read_log
+    from workbench.evalset.imports.log_import import LogChoices, book_log, import_log, log_cost_lines
+    from workbench.evalset.imports.log_reader import TOOLS as TOOLS_READ
+    from workbench.evalset.imports.log_reader import read_log
     from workbench.evalset.imports.outcome_tables import OutcomeRepairs
     from workbench.inference.prices import project_prices
     from workbench.state import open_engine
@@ -292,7 +293,8 @@ def inspect_command(
     """Say what a log can decide: per notebook yes, no, or what is missing and what it costs. Writes nothing."""
     from workbench.config import load_settings
     from workbench.errors import unknown_name
-    from workbench.evalset.imports.log_import import log_cost_lines, read_log, tool_of_log
+    from workbench.evalset.imports.log_import import log_cost_lines
+    from workbench.evalset.imports.log_reader import read_log, tool_of_log
     from workbench.inference.prices import project_prices
     from workbench.project.inspect_log import log_answers_table, what_a_log_decides
     from workbench.rendering.progress import waiting

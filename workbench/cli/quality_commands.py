@@ -38,7 +38,7 @@ def draw_calls_command(
     Always kept: errors, thumbs-down, cache hits near their threshold, the dearest, and low retrieval scores.
     """
     from workbench.config import SystemClock, load_settings
-    from workbench.evalset.imports.log_import import read_log, tool_of_log
+    from workbench.evalset.imports.log_reader import read_log, tool_of_log
     from workbench.inference.prices import project_prices
     from workbench.quality.production_sheet import (
         draw_production_sheet,

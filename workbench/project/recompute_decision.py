@@ -4,7 +4,6 @@ From the raw answers or outcomes to scores, from scores to claims, from claims t
 needs and is not committed is told, never passed over.
 """
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -24,7 +23,7 @@ from workbench.evalset.evalset import Evalset
 from workbench.evalset.outcomes import DEV_SHARE, STORED_SCHEMA, Outcomes, load_outcomes, outcomes_of
 from workbench.evalset.outcomes import FILE as OUTCOMES
 from workbench.evalset.traffic import load_traffic_pairs, load_traffic_stream
-from workbench.evaluation.accepted_decision import anchor_path
+from workbench.evaluation.accepted_decision import anchor_path, read_artefact
 from workbench.evaluation.compare import spent_confidence
 from workbench.evaluation.decision import ArmFacts, Outcome, decide, make_claims
 from workbench.evaluation.experiment import KEPT, OBJECTIVE
@@ -358,7 +357,7 @@ def _recompute_outcome(d: Decision, outcome: Outcome, told: str) -> Iterator[Rec
 def _recompute_routers(accepted: AcceptedEvidence, raw: RawOutcomes) -> Iterator[RecomputedPart]:
     """Scores, cost and latency of every router that reads no vectors: routed anew over the raw outcomes."""
     part, beside_it = raw.outcomes.part("test"), accepted.path.with_suffix(".artefact")
-    names = json.loads(beside_it.read_text(encoding="utf-8")) if beside_it.is_file() else {}
+    names = read_artefact(beside_it)
     routers = {arm.name: arm.router for arm in model_arms(raw.outcomes.part("dev"))}
     routers |= {name: load_router(beside_it, name) for name in names}
     where, unseen = OUTCOMES if not raw.hashes else f"{FOLDER}/", list[str]()

@@ -25,7 +25,7 @@ from workbench.evalset.cells import shown_cell
 from workbench.evalset.evalset import Evalset
 from workbench.evalset.files import read_jsonl
 from workbench.evalset.imports.judgement_sheets import nothing_filled_in_sheets, sheet_cohens_kappa
-from workbench.evalset.imports.log_import import TOOLS
+from workbench.evalset.imports.log_reader import TOOLS
 from workbench.evalset.imports.logged_calls import LoggedCall, ToolLog, logged_cost_nanos
 from workbench.inference.client import Client
 from workbench.inference.prices import PriceTable, nanos

@@ -152,6 +152,15 @@ def _system_rank_contradictions(file: str, hits: Sequence[_Hit], ranks: Sequence
     return (f"{told}; the scores decide, as in trec_eval: if a lower one is better, write them negative",)
 
 
+def _system_hits_matching_nothing(file: str, hits: Sequence[_Hit]) -> tuple[str, ...]:
+    """Say of hits at 0, where no score is below: bm25s 0.3.16 fills up with documents that share no word."""
+    zeros = [query_id for query_id, _, score in hits if score == 0]
+    if not zeros or min(score for _, _, score in hits) < 0:
+        return ()
+    told = f"{file}: {len(zeros)} hits have score 0, those of {len(set(zeros))} questions, first {zeros[0]!r}"
+    return (f"{told}; a search by words that fills up to k gives it to what matches nothing: leave such hits out",)
+
+
 FORM = "NAME=PATH@USD or NAME=module:function@USD, USD being its dollars per 1,000 requests"
 
 

@@ -10,7 +10,7 @@ from workbench.errors import EvalsetError
 from workbench.evalset.evalset import Evalset
 from workbench.evalset.outcomes import FILE as OUTCOMES_FILE
 from workbench.evalset.outcomes import Outcomes, load_outcomes, outcome_amount_matrices, outcomes_of
-from workbench.evaluation.accepted_decision import decision_path
+from workbench.evaluation.accepted_decision import decision_path, read_artefact
 from workbench.evaluation.experiment import PairedExperiment
 from workbench.evaluation.fingerprint import SEED, fingerprint_of_encoder
 from workbench.evaluation.run_summary import Summary, is_default
@@ -255,7 +255,7 @@ class RoutingExperiment(PairedExperiment[RoutingParameters, ScoredRoutes], Noteb
         path = decision_path(self.evalset.path, self.notebook).with_suffix(".artefact")
         if not (self.accepted and self.rechecks and path.is_file()):
             return {}
-        return {name: load_router(path, name) for name in json.loads(path.read_text(encoding="utf-8"))}
+        return {name: load_router(path, name) for name in read_artefact(path)}
 
 
 def _load_outcomes(

@@ -1,26 +1,23 @@
-"""Logs of other tools: which one wrote a file, and all that a log gives an evalset, or the ledger.
+"""What a log of another tool gives an evalset, or the ledger.
 
 That is outcomes, a stream, labels, a run, what its calls cost, and rows of the ledger.
 """
 
 import io
 import json
-import os
-import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import combinations
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import polars as pl
 
 from workbench.errors import ConfigError, EvalsetError, unknown_name
-from workbench.evalset.files import read_jsonl, read_parquet, read_table
+from workbench.evalset.files import read_jsonl
 from workbench.evalset.folder import Tell, add_evalset_file, folder_import_card, tell_nothing
-from workbench.evalset.imports.log_fields import field_at
 from workbench.evalset.imports.logged_calls import (
     LoggedCall,
     LoggedScore,
@@ -29,16 +26,8 @@ from workbench.evalset.imports.logged_calls import (
     logged_call_price,
     logged_cost_nanos,
 )
-from workbench.evalset.imports.openai_litellm_langfuse_mlflow import (
-    read_langfuse,
-    read_litellm,
-    read_mlflow,
-    read_openai_batch,
-)
 from workbench.evalset.imports.outcome_tables import GATES, OutcomeRepairs, checked_outcomes
 from workbench.evalset.imports.pairs_and_streams import SAME_WORDS
-from workbench.evalset.imports.promptfoo_inspect_lm_eval import read_inspect, read_lm_eval, read_promptfoo
-from workbench.evalset.imports.span_logs import read_openinference, read_otlp
 from workbench.evalset.outcomes import FILE, STORED_SCHEMA, outcome_columns, outcomes_of
 from workbench.evalset.traffic import traffic_stream_of_rows, words_answer_key
 from workbench.inference.prices import NANOS_PER_USD, PriceTable, nanos
@@ -56,6 +45,7 @@ PEOPLE, VERDICTS, RUN, ASKED, STREAM = (
 ANSWERS = "answers.jsonl"
 EVALS = ("promptfoo", "inspect", "lm-eval")  # their calls were made to measure: nobody asked them
 NO_TRAFFIC = (*EVALS, "openai-batch")
+_FEW_PROMPTS = 10
 _BY_HAND = "Who asked these prompts and when, how right and wrong were told apart, what the costs are"
 
 
@@ -225,7 +215,10 @@ def _log_outcome_row(
 
 
 def log_cost_lines(log: ToolLog, prices: PriceTable) -> list[str]:
-    """By model: calls, failures, cached answers, what the tokens cost by the price table, and what the log says."""
+    """By model: calls, failures, cached answers, what the tokens cost by the price table, and what the log says.
+
+    Then the models whose answers are the same.
+    """
     lines, groups = [], dict[str, list[LoggedCall]]()
     for call in log.calls:
         groups.setdefault(logged_arm_name(call), []).append(call)
@@ -240,6 +233,30 @@ def log_cost_lines(log: ToolLog, prices: PriceTable) -> list[str]:
         odd = [f"{n:,} {what}" for what, n in (("failed", sum(bool(c.error) for c in calls)),
                ("from a cache", sum(c.cached for c in calls))) if n]  # fmt: skip
         lines.append(f"{name}: {len(calls):,} calls{''.join(f', {text}' for text in odd)}; {by_tokens}; {told}")
+    return lines + _same_answers(groups)
+
+
+def _same_answers(groups: Mapping[str, Iterable[LoggedCall]]) -> list[str]:
+    """A line on each two models that answered all prompts alike: one of them may never have been asked.
+
+    lm-eval 0.4.13 (--use_cache) and ragas 0.4.3 (DiskCacheBackend) keep answers by what was asked, not by who was, and
+    hand those of one model out as the next one's. A few labels are no sign: half of the answers must differ.
+    """
+    said = {name: dict[str, list[str]]() for name in groups}
+    for name, calls in groups.items():
+        for call in calls:
+            if call.output and not call.error:
+                said[name].setdefault(call.prompt_id or call.prompt, []).append(call.output)
+    lines = []
+    for one, other in combinations(said, 2):
+        both = [prompt for prompt in said[one] if prompt in said[other]]
+        alike = all(sorted(said[one][prompt]) == sorted(said[other][prompt]) for prompt in both)
+        differ = len({tuple(said[one][prompt]) for prompt in both})
+        if alike and len(both) >= _FEW_PROMPTS and 2 * differ >= len(both):
+            lines.append(
+                f"{one} and {other} answered all {len(both):,} prompts in the same words: if a cache was in use, "
+                "it may not tell models apart, and one of them was not asked; record them without it"
+            )
     return lines
 
 
@@ -379,116 +396,3 @@ def book_log(log: ToolLog, ledger: Ledger, prices: PriceTable, purpose: str) -> 
     for start in range(0, len(new), 5_000):
         ledger.add(new[start : start + 5_000])
     return len(new), len(rows) - len(new)
-
-
-_HEAD = 200_000
-
-
-_TABLES = (".csv", ".tsv", ".parquet")
-
-
-@dataclass(frozen=True, slots=True)
-class LogTool:
-    """One tool: its reader, and what its calls were for if nobody says."""
-
-    read: Callable[[Sequence[Path]], ToolLog]
-    purpose: Literal["product", "eval"]
-
-
-TOOLS: Mapping[str, LogTool] = MappingProxyType({
-    "promptfoo": LogTool(read_promptfoo, "eval"),
-    "inspect": LogTool(read_inspect, "eval"),
-    "lm-eval": LogTool(read_lm_eval, "eval"),
-    "openai-batch": LogTool(read_openai_batch, "eval"),
-    "litellm": LogTool(read_litellm, "product"),
-    "otlp": LogTool(read_otlp, "product"),
-    "langfuse": LogTool(read_langfuse, "product"),
-    "openinference": LogTool(read_openinference, "product"),
-    "mlflow": LogTool(read_mlflow, "product"),
-})  # fmt: skip
-
-
-def read_log(tool: str, paths: Sequence[Path]) -> ToolLog:
-    """Read the files of one tool.
-
-    Raises
-    ------
-    EvalsetError
-        If they cannot be read, or hold no row that can be used, with what was found.
-    """
-    with waiting(f"reading the log of {tool}"):
-        log = TOOLS[tool].read(paths)
-    if not (log.calls or log.searches or log.scores):
-        some = log.aside[:20]
-        told = f"{', '.join(str(p) for p in paths)}: none of {log.read:,} rows can be used as a log of {tool}"
-        raise EvalsetError(f"{told}{'; the first' if some else ''}", some) if some else EvalsetError(told)
-    return log
-
-
-def tool_of_log(paths: Sequence[Path]) -> str:
-    """Name of the tool that wrote the files, by what the first that tells holds.
-
-    Raises
-    ------
-    EvalsetError
-        If no file is there.
-    ConfigError
-        If no tool is known by what they hold.
-    """
-    for path in paths:
-        if not os.path.exists(path):  # of a name that is too long too
-            raise EvalsetError(f"{path} is not there")
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if file.is_file() and (found := _tool_of_log_file(file)):
-                return found
-    names = ", ".join(TOOLS)
-    raise ConfigError(f"no tool is known that wrote {', '.join(map(str, paths))}; say which with --tool: {names}")
-
-
-def _tool_of_log_file(path: Path) -> str:
-    if zipfile.is_zipfile(path):
-        return "inspect" if path.suffix == ".eval" else ""
-    if path.suffix.lower() in _TABLES:
-        try:
-            names = read_parquet(path).columns if path.suffix.lower() == ".parquet" else list(read_table(path).columns)
-        except EvalsetError:
-            return ""
-        return _log_tool_by_keys(dict.fromkeys(names, ""))
-    if path.suffix.lower() not in (".json", ".jsonl", ".ndjson"):
-        return ""
-    with path.open("rb") as file:
-        head = file.read(_HEAD).decode(errors="replace").removeprefix("\ufeff").lstrip()
-    try:
-        row = json.loads(head.partition("\n")[0])
-    except (ValueError, RecursionError):
-        row = _begun_log_file(path)
-    row = row[0] if isinstance(row, list) and row else row
-    return _log_tool_by_keys(row) if isinstance(row, dict) else ""
-
-
-def _begun_log_file(path: Path) -> Any:
-    """A document of many lines, whole."""
-    try:
-        return json.loads(path.read_bytes())
-    except (ValueError, RecursionError, OSError):
-        return None
-
-
-def _log_tool_by_keys(row: Mapping[str, Any]) -> str:
-    """Tool that writes objects, or tables, with these keys."""
-    keys, inner = set(row), set(row.get("data") or ()) if isinstance(row.get("data"), dict) else set()
-    page = field_at(row.get("data"), "0") if isinstance(row.get("data"), list) else None
-    rules = (
-        ("otlp", bool({"resourceSpans", "resourceLogs"} & keys)),
-        ("openinference", "context.span_id" in keys or isinstance(field_at(dict(row), "context.span_id"), str)),
-        ("promptfoo", "promptIdx" in keys or field_at(dict(row), "results.results") is not None),
-        ("inspect", "samples" in keys and "eval" in keys),
-        ("lm-eval", {"doc_id", "resps", "filter"} <= keys),
-        ("openai-batch", "custom_id" in keys),
-        ("mlflow", "spans" in inner or "assessments" in keys or {"trace_id", "spans"} <= keys),
-        ("langfuse", bool({"usage_details", "usageDetails", "provided_model_name", "providedModelName"} & keys)),
-        ("langfuse", "author_user_id" in keys or "authorUserId" in keys),
-        ("litellm", "call_type" in keys and bool({"spend", "response_cost"} & keys)),
-    )
-    found = next((tool for tool, holds in rules if holds), "")
-    return found or (_log_tool_by_keys(page) if isinstance(page, dict) else "")

@@ -89,8 +89,9 @@ def import_pairs(
     """Write ``out/pairs.jsonl`` from a CSV, Parquet or JSONL file with one pair a row.
 
     Columns: ``query_a``, ``query_b``, ``same_answer`` (0 or 1), and where there are any ``id``, ``kind``,
-    ``cluster``, ``tenant_id``, ``split`` (dev or test), ``batch`` (of pairs written later); common other names are
-    known, ``rename`` (yours -> ours) gives others. ``tell`` takes a line on what was left out.
+    ``cluster``, ``tenant_id``, ``split`` (dev, test or spent, see `workbench.evalset.traffic.Pair`), ``batch`` (of
+    pairs written later); common other names are known, ``rename`` (yours -> ours) gives others. ``tell`` takes a line
+    on what was left out.
 
     Raises
     ------
@@ -460,6 +461,7 @@ def _labelled_pairs(
         root = families.get(ends[label.pair][0], ends[label.pair][0])
         split = "dev" if int(content_hash(root)[:8], 16) % DEV_ONE_IN == 0 else "test"
         cluster, split = homes.get(root, (root, split))
+        split = "dev" if split == "spent" else split  # its family has been seen
         name = content_hash(*label.pair)[:12]
         tenant, same = label.tenant_id, bool(label.grade)
         out.append(Pair(name, label.query_a, label.query_b, same, KIND, cluster, tenant, split))
