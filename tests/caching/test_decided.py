@@ -9,17 +9,24 @@ from pathlib import Path
 import pytest
 
 from tests.caching.caches import Angles, found, keep
-from workbench.caching.guard import make_guard
+from workbench.caching.guard import RULES, make_guard
 from workbench.caching.serve import load_semantic
 from workbench.caching.study import CachingParameters
 from workbench.caching.verifiers import Later, load_callable
 from workbench.config import Settings
 from workbench.errors import ConfigError
+from workbench.evalset.traffic import load_pairs
 from workbench.records import Decision, Fingerprint
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "evalsets" / "caching_demo"
-DECISION = Decision.load(DEMO / "decisions" / "caching.json")
+ACCEPTED = Decision.load(DEMO / "decisions" / "caching.json")
+# that of the notebook's defaults
+GUARD = make_guard(CachingParameters().guard)
+NOW = GUARD.sha256((pair.query_b, pair.query_a) for pair in load_pairs(DEMO)[0])
+# as if it had been accepted with this version of the guard
+DECISION = replace(ACCEPTED, fingerprint=Fingerprint({**ACCEPTED.fingerprint.inputs, "guard": NOW}))
+THRESHOLD = str(DECISION.parameters["threshold"])
 AGAIN = "check it again with: workbench check caching"
 
 
@@ -35,16 +42,15 @@ def project(folder, **changes):
     decisions.mkdir(parents=True)
     (decisions / "caching.json").write_text(whole(replace(DECISION, **changes)), encoding="utf-8")
     shutil.copy(DEMO / "pairs.jsonl", decisions.parent)
+    return settings_of(folder)
+
+
+def settings_of(folder):
     return Settings(folder, folder / "cache", folder / "runs", f"sqlite:///{folder}/state.sqlite")
 
 
 def load(settings, encoder_id=DECISION.parameters["encoder_id"], **options):
     return load_semantic(settings, "demo", embedder=Angles(encoder_id=encoder_id), **options)
-
-
-THRESHOLD = str(DECISION.parameters["threshold"])
-# that of the notebook's defaults
-GUARD = make_guard(CachingParameters().guard)
 
 
 def with_inputs(**inputs):
@@ -193,8 +199,8 @@ def test_no_decision_is_an_error(tmp_path):
 
 LOAD = """
 from pathlib import Path
-from tests.caching.test_decided import load, project
-print(load(project(Path("project"), verdict="chosen")).threshold)
+from tests.caching.test_decided import load, settings_of
+print(load(settings_of(Path("project"))).threshold)
 """
 
 
@@ -209,9 +215,10 @@ print(load(project(Path("project"), verdict="chosen")).threshold)
             "if not self.signs and (differ",
             str(DECISION.parameters["threshold"]),
         ),
-        ("guard.py", "if 0 < changed <= a.few", "if 0 > changed >= a.few", f"another guard; {AGAIN}"),
+        ("guard.py", "<= a.few(b)", "> a.few(b)", f"another guard; {AGAIN}"),
+        ("guard.py", f"\nRULES = {RULES}\n", f"\nRULES = {RULES + 1}\n", f"another guard; {AGAIN}"),
     ],
-    ids=["a comment", "a word", "a rule, without effect on the pairs", "a rule"],
+    ids=["a comment", "a word", "a rule, without effect on the pairs", "a rule", "the version of the rules"],
 )
 def test_another_version_of_the_guard_is_refused(tmp_path, file, before, after, said):
     """A copy of the package, in which words or rules are others, reads the decision of this one."""
@@ -221,6 +228,7 @@ def test_another_version_of_the_guard_is_refused(tmp_path, file, before, after, 
     text = changed.read_text(encoding="utf-8")
     assert before in text
     changed.write_text(text.replace(before, after), encoding="utf-8")
+    project(tmp_path / "project", verdict="chosen")
     command = [sys.executable, "-c", LOAD]
     done = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True)
     assert said in done.stdout + done.stderr

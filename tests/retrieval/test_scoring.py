@@ -10,8 +10,9 @@ from workbench.evaluation.decision import ArmFacts, make_claims
 from workbench.records import Hit, Query, Rule
 from workbench.retrieval.ask import ask, score
 from workbench.retrieval.metrics import RUN_SCHEMA, rank
+from workbench.retrieval.reuse import FoundBefore
 from workbench.retrieval.tables import SHOWN_METRICS, score_table
-from workbench.retrieval.tenant import ChunkHit, FoundBefore
+from workbench.retrieval.tenant import ChunkHit
 
 QUERIES = [
     Query("q1", "one", "a", cluster="c", style="vague"),

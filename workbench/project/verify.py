@@ -13,7 +13,7 @@ from pathlib import Path
 
 import polars as pl
 
-from workbench.caching.guard import make_guard
+from workbench.caching.guard import make_guard, rules_sha256
 from workbench.codec import to_json
 from workbench.config import Settings, load_settings
 from workbench.errors import ConfigError, MissingExtra, WorkbenchError
@@ -203,6 +203,8 @@ def _found_inputs(accepted: Accepted) -> dict[str, list[str]]:
         out |= {"stream": [load_stream(folder).sha256], "pairs": [sha256]}
         if guard := make_guard(d.settings.get("guard", ())):
             out["guard"] = [guard.sha256((x.query_b, x.query_a) for x in pairs)]
+    elif d.notebook == "stack" and "guard" in d.fingerprint.inputs:
+        out["guard"] = [rules_sha256()]
     return out
 
 
