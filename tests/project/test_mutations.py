@@ -259,8 +259,8 @@ FILES: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 # Of these check reads more than the decision and what lies beside it.
 RUN_AGAIN = (
-    "comment in the gates", "line ends of the gates", "gates", "gates of another notebook", "card", "card says simulated",
-    "an outcome", "an outcome less", "router", "router is no JSON", "a rate",
+    "comment in the gates", "line ends of the gates", "gates", "gates of another notebook", "card",
+    "card says simulated", "an outcome", "an outcome less", "router", "router is no JSON", "a rate",
 )  # fmt: skip
 
 
