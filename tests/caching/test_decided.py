@@ -9,36 +9,48 @@ from pathlib import Path
 import pytest
 
 from tests.caching.caches import Angles, found, keep
-from workbench.caching.guard import make_guard
+from workbench.caching.guard import RULES, make_guard
 from workbench.caching.serve import load_semantic
 from workbench.caching.study import CachingParameters
 from workbench.caching.verifiers import Later, load_callable
 from workbench.config import Settings
 from workbench.errors import ConfigError
+from workbench.evalset.traffic import load_pairs
 from workbench.records import Decision, Fingerprint
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "evalsets" / "caching_demo"
-DECISION = Decision.load(DEMO / "decisions" / "caching.json")
+ACCEPTED = Decision.load(DEMO / "decisions" / "caching.json")
+# that of the notebook's defaults
+GUARD = make_guard(CachingParameters().guard)
+NOW = GUARD.sha256((pair.query_b, pair.query_a) for pair in load_pairs(DEMO)[0])
+# as if it had been accepted with this version of the guard
+DECISION = replace(ACCEPTED, fingerprint=Fingerprint({**ACCEPTED.fingerprint.inputs, "guard": NOW}))
+THRESHOLD = str(DECISION.parameters["threshold"])
 AGAIN = "check it again with: workbench check caching"
+
+
+def whole(decision):
+    """The decision as a run would have written it: on real traffic if it chose, its claims with its parameters."""
+    claims = tuple(replace(c, parameters=decision.parameters) if c.arm == decision.arm else c for c in decision.claims)
+    return replace(decision, claims=claims, synthetic=decision.verdict == "provisional").to_json()
 
 
 def project(folder, **changes):
     """A project with the demonstration's pairs and its decision, changed."""
     decisions = folder / "evalsets" / "demo" / "decisions"
     decisions.mkdir(parents=True)
-    (decisions / "caching.json").write_text(replace(DECISION, **changes).to_json(), encoding="utf-8")
+    (decisions / "caching.json").write_text(whole(replace(DECISION, **changes)), encoding="utf-8")
     shutil.copy(DEMO / "pairs.jsonl", decisions.parent)
+    return settings_of(folder)
+
+
+def settings_of(folder):
     return Settings(folder, folder / "cache", folder / "runs", f"sqlite:///{folder}/state.sqlite")
 
 
 def load(settings, encoder_id=DECISION.parameters["encoder_id"], **options):
     return load_semantic(settings, "demo", embedder=Angles(encoder_id=encoder_id), **options)
-
-
-THRESHOLD = str(DECISION.parameters["threshold"])
-# that of the notebook's defaults
-GUARD = make_guard(CachingParameters().guard)
 
 
 def with_inputs(**inputs):
@@ -57,7 +69,7 @@ def with_verifier(folder, **parameters):
     used = {"name": "its_own_check:same", "least": 0.5, "sha256": sha256, "usd_per_check": 0.0}
     changed = {**DECISION.parameters, "verifier": used, **parameters}
     path = settings.evalsets / "demo" / "decisions" / "caching.json"
-    path.write_text(replace(DECISION, verdict="chosen", parameters=changed).to_json(), encoding="utf-8")
+    path.write_text(whole(replace(DECISION, verdict="chosen", parameters=changed)), encoding="utf-8")
     return settings
 
 
@@ -84,11 +96,11 @@ def test_a_decision_with_a_verifier_is_refused_where_that_or_the_guard_moved(tmp
     settings = with_verifier(tmp_path, guard=BEFORE, later=later)
     path = settings.evalsets / "demo" / "decisions" / "caching.json"
     kept = Decision.load(path)
-    path.write_text(replace(kept, **with_inputs(guard="other")).to_json(), encoding="utf-8")
+    path.write_text(whole(replace(kept, **with_inputs(guard="other"))), encoding="utf-8")
     with pytest.raises(ConfigError, match=f"another guard; {AGAIN}"):
         load(settings)
-    path.write_text(replace(kept, parameters={**kept.parameters, "verifier": {**kept.parameters["verifier"],
-                    "sha256": "other"}}).to_json(), encoding="utf-8")  # fmt: skip
+    other = {**kept.parameters, "verifier": {**kept.parameters["verifier"], "sha256": "other"}}
+    path.write_text(whole(replace(kept, parameters=other)), encoding="utf-8")
     with pytest.raises(ConfigError, match="tested with another verifier its_own_check:same"):
         load(settings)
 
@@ -147,6 +159,39 @@ def test_other_pairs_are_refused(tmp_path, change):
         load(settings)
 
 
+def test_a_decision_whose_gates_changed_is_refused_and_one_that_is_shipped_without_gates_serves(tmp_path):
+    settings = project(tmp_path, verdict="chosen")
+    assert load(settings)
+    gates = settings.evalsets / "demo" / "gates.toml"
+    text = (DEMO / "gates.toml").read_text(encoding="utf-8")
+    gates.write_text(f"# a comment\n{text}", encoding="utf-8")
+    assert load(settings)
+    gates.write_text(text.replace("alpha = 0.15", "alpha = 0.1"), encoding="utf-8")
+    with pytest.raises(ConfigError, match=rf"another gates\.toml; {AGAIN}"):
+        load(settings)
+
+
+STRICTER = replace(DECISION.rule, margin=0.001)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"parameters": {**DECISION.parameters, "threshold": 0.2}}, "its parameters are not those of"),
+        ({"verdict": "chosen"}, "its rule gives provisional"),
+        ({"rule": STRICTER}, "its rule gives provisional 'exact'"),
+        ({"arm": "semantic@0.5"}, "has no claim about it"),
+        ({"test_uses": 3}, "it is use 3 of the test split, and its rule counts use 1"),
+    ],
+)
+def test_a_file_that_was_edited_by_hand_is_refused_with_what_contradicts_what(tmp_path, changes, said):
+    settings = project(tmp_path)
+    path = settings.evalsets / "demo" / "decisions" / "caching.json"
+    path.write_text(replace(DECISION, **changes).to_json(), encoding="utf-8")
+    with pytest.raises(ConfigError, match=rf"contradicts itself: .*({said}).*workbench verify demo/caching"):
+        load(settings, accept_provisional=True)
+
+
 def test_no_decision_is_an_error(tmp_path):
     with pytest.raises(ConfigError, match="no caching decision is accepted for 'demo'"):
         load(Settings(tmp_path, tmp_path, tmp_path, "sqlite://"))
@@ -154,8 +199,8 @@ def test_no_decision_is_an_error(tmp_path):
 
 LOAD = """
 from pathlib import Path
-from tests.caching.test_decided import load, project
-print(load(project(Path("project"), verdict="chosen")).threshold)
+from tests.caching.test_decided import load, settings_of
+print(load(settings_of(Path("project"))).threshold)
 """
 
 
@@ -170,9 +215,10 @@ print(load(project(Path("project"), verdict="chosen")).threshold)
             "if not self.signs and (differ",
             str(DECISION.parameters["threshold"]),
         ),
-        ("guard.py", "if 0 < changed <= a.few", "if 0 > changed >= a.few", f"another guard; {AGAIN}"),
+        ("guard.py", "<= a.few(b)", "> a.few(b)", f"another guard; {AGAIN}"),
+        ("guard.py", f"\nRULES = {RULES}\n", f"\nRULES = {RULES + 1}\n", f"another guard; {AGAIN}"),
     ],
-    ids=["a comment", "a word", "a rule, without effect on the pairs", "a rule"],
+    ids=["a comment", "a word", "a rule, without effect on the pairs", "a rule", "the version of the rules"],
 )
 def test_another_version_of_the_guard_is_refused(tmp_path, file, before, after, said):
     """A copy of the package, in which words or rules are others, reads the decision of this one."""
@@ -182,6 +228,7 @@ def test_another_version_of_the_guard_is_refused(tmp_path, file, before, after, 
     text = changed.read_text(encoding="utf-8")
     assert before in text
     changed.write_text(text.replace(before, after), encoding="utf-8")
+    project(tmp_path / "project", verdict="chosen")
     command = [sys.executable, "-c", LOAD]
     done = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True)
     assert said in done.stdout + done.stderr

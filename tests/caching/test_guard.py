@@ -1,13 +1,19 @@
 """What the guard stops, and what it lets pass."""
 
+import ast
 import random
+import sys
 import time
 from dataclasses import fields
+from inspect import getsource
 from itertools import pairwise
 
 import pytest
 
+from workbench.caching import guard as rules
 from workbench.caching.guard import Guard
+from workbench.evalset import texts as units
+from workbench.records import content_hash
 
 STOPPED = [
     ("is the API free", "is the API not free", "negation"),
@@ -33,7 +39,31 @@ STOPPED_BY_NEW = [
     ("go through a parquet file batch by batch", "go through a feather file batch by batch", "wording"),
     ("scramble values within each subject of the row", "scramble values within each row of the subject", "wording"),
     ("is null equal to nan here", "is nan equal to null here", "wording"),
+    ("", "anything", "wording"),
+    ("scramble the colums within each row", "scramble the row within each columns", "wording"),
+    ("rows where price is high or stock is low", "rows where price is high and stock is low", "opposites"),
+    ("sum of every column of the table", "sum of all columns of the table", "wording"),
 ]
+# A clause is added, left out or exchanged: many words differ, and yet it is no question in other words.
+CLAUSES = [
+    ("write a csv", "write a csv without the header row, gzip-compressed"),
+    ("top five customers by revenue", "top five customers by revenue, and whoever ties with the fifth one too"),
+    ("sum of sales per shop in a frame", "sum of sales per shop, as a share of the total of the region, in a frame"),
+    ("sort names", "so that capital letters make no difference and nulls come last: sort names"),
+    ("divide two arrays where some divisors are zero, put null there and warn nobody",
+     "divide two arrays where some divisors are zero, and raise an exception as soon as that happens"),
+    ("a trade should get the quote from just before it, never one that came later",
+     "a trade should get whichever quote is nearest in time, no matter if it came later"),
+    ("orders whose customer is in the table of blocked ones, with all columns of it", "customer of blocked orders"),
+    ("открыть файл", "открыть файл который лежит в архиве на другом сервере компании"),
+    ("如何读取文件", "如何读取文件并跳过前三行同时把空值替换为零"),
+]  # fmt: skip
+REWORDED = [
+    ("let the library do 64 reads from the bucket at the same time", "how do I have 64 objects fetched concurrently"),
+    ("get rid of each column in which every value is null", "drop what holds nothing but missing data"),
+    ("which parameter splits the written file into folders by country and year?",
+     "one directory per country, what's the argument called"),
+]  # fmt: skip
 PASSED_BY_NEW = [
     ("how do I rotate the keys of a file?", "rotate keys of a file please"),
     ("hi, can you show me how to unwrap a phase", "unwrap a phase"),
@@ -42,7 +72,6 @@ PASSED_BY_NEW = [
     ("reset the pasword of my account", "reset the password of my account"),
     ("dropping every row with nulls", "drop each row with null"),
     ("carry the last valid observation on into the nulls after it", "ffill equivalent?"),
-    ("", "anything"),
 ]
 PASSED = [
     ("what are your opening hours", "when do you open"),
@@ -84,6 +113,29 @@ def test_filler_synonyms_endings_number_words_and_typos_are_no_difference(asked,
     assert only(*NEW).explain(asked, cached) == () == only(*NEW).explain(cached, asked)
 
 
+@pytest.mark.parametrize(("asked", "cached"), CLAUSES)
+def test_a_clause_more_or_another_clause_is_no_rewording_however_many_words_it_has(asked, cached):
+    for a, b in ((asked, cached), (cached, asked)):
+        assert [reason.partition(":")[0] for reason in only("wording").explain(a, b)] == ["wording"]
+
+
+CLAUSE = ["provided", "that", "nobody", "else", "works", "on", "this", "shared", "cluster", "overnight"]
+
+
+@pytest.mark.parametrize("text", [text for pair in PASSED_BY_NEW + REWORDED for text in pair])
+def test_a_clause_is_seen_wherever_it_stands_in_any_question(text):
+    words = text.split()
+    for place in range(len(words) + 1):
+        longer = " ".join([*words[:place], *CLAUSE, *words[place:]])
+        assert not only("wording").allows(text, longer)
+        assert not only("wording").allows(longer, text)
+
+
+@pytest.mark.parametrize(("asked", "cached"), REWORDED)
+def test_other_words_altogether_are_a_rewording(asked, cached):
+    assert only("wording").explain(asked, cached) == () == only("wording").explain(cached, asked)
+
+
 def test_no_guard_objects_to_the_same_text():
     for text in [side for row in STOPPED + STOPPED_BY_NEW for side in row[:2]]:
         assert only(*(f.name for f in fields(Guard))).explain(text, text) == ()
@@ -111,3 +163,31 @@ def test_entities_are_looked_at_only_where_asked_for():
     pair = ("share the board with Acme", "share the board with Apex")
     assert Guard().allows(*pair)
     assert Guard(entities=True).explain(*pair) == ("entities: acme / apex",)
+
+
+def code_of(*modules):
+    """Hash of what modules do: their code without docstrings, as this version of Python writes it."""
+    told = []
+    for module in modules:
+        tree = ast.parse(getsource(module))
+        for node in ast.walk(tree):
+            body = getattr(node, "body", None)
+            first = body[0] if isinstance(body, list) and body else None
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+                del body[0]
+        told.append(ast.dump(tree))
+    return content_hash(*told)[:16]
+
+
+@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="other versions of Python write the same code otherwise")
+def test_the_version_of_the_rules_is_raised_with_their_code():
+    """Change this only with `RULES`, or where nothing that any check says has changed."""
+    assert (rules.RULES, code_of(rules, units)) == (2, "363b0569f3fcd54c")
+
+
+def test_another_version_of_the_rules_is_another_guard_also_where_no_pair_tells(monkeypatch):
+    pairs = [("the same", "the same")]
+    before = Guard().sha256(pairs), Guard().sha256([])
+    assert before == (Guard().sha256(pairs), Guard().sha256([]))
+    monkeypatch.setattr(rules, "RULES", rules.RULES + 1)
+    assert not {Guard().sha256(pairs), Guard().sha256([])} & {*before}

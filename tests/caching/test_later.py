@@ -10,7 +10,8 @@ import pytest
 import sqlalchemy as sa
 
 from tests.caching.caches import USE, WHO, StillClock, angle_cache, answer, ask, count, found, keep
-from workbench.caching.guard import Guard
+from workbench.caching import guard
+from workbench.caching.guard import Guard, make_guard
 from workbench.caching.later import NO_PLACE, NOT_YET, REFUSED
 from workbench.caching.verifiers import Later, ModelVerifier, Verdict, VerifierUsed
 from workbench.errors import ConfigError, ProviderError
@@ -190,6 +191,16 @@ def test_a_cache_of_another_setting_does_not_serve_what_was_promoted_under_this_
     assert other.problems["promotion under another setting"] == 1
     keep(other, GREY)
     assert found(other, GREY) == f"answer to {GREY}"
+
+
+@pytest.mark.parametrize(("before", "served"), [(None, ROOT), (make_guard(["negation"]), None)])
+def test_what_other_rules_of_the_guard_let_before_the_verifier_is_not_served(engine, monkeypatch, before, served):
+    cache = later_cache(engine, later=Later(FLOOR, before))
+    keep(cache, ROOT)
+    miss(cache, GREY)
+    assert cache.verify_pending() == 1
+    monkeypatch.setattr(guard, "RULES", guard.RULES + 1)
+    assert found(later_cache(engine, later=Later(FLOOR, before)), GREY) == (served and f"answer to {served}")
 
 
 def test_no_tenant_gets_what_was_promoted_for_another(engine):

@@ -43,6 +43,10 @@ STOPPED = [
     ("split the text on ','", "split the text on ';'"),
     ("how do I read a file with dtype B", "how do I read a file with dtype b"),
     ("how do I call C++ from here", "how do I call C from here"),
+    ("cross product a \u00d7 b", "cross product b \u00d7 a"),
+    ("solve A x = b, A is square", "solve x A = b, A is square"),
+    ("divide x by y", "divide y by x"),
+    ("what type is frame['a']", "what type is frame[['a']]"),
 ]
 PASSED = [
     ("a group-by over two columns", "a group by over two columns"),
@@ -71,6 +75,9 @@ PASSED = [
     ("split on ','", 'split on ","'),
     ("1E3 rows", "1e3 rows"),
     ("5 - 3", "5 \u2212 3"),
+    ("plot x in a chart", "plot x in the chart"),
+    ("A table of x and y", "a table of x and y"),
+    ("x[0] of an array", "x [0] of an array"),
 ]
 
 

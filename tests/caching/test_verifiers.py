@@ -10,7 +10,8 @@ import pytest
 from tests.benchmarks import bench_model_verifier
 from tests.caching.caches import USE, WHO, angle_cache, answer, ask, found, keep
 from tests.evalset.small_evalset import settings_in
-from workbench.caching.fitted import FEATURES, FittedVerifier, features_of, fit_verifier, made_pairs
+from workbench.caching import guard
+from workbench.caching.fitted import FEATURES, FittedVerifier, features_of, fit_verifier, made_pairs, made_sha256
 from workbench.caching.guard import Guard
 from workbench.caching.serve import load_verifier
 from workbench.caching.study import CachingParameters
@@ -60,14 +61,30 @@ def fit():
 
 
 @pytest.mark.slow
+def test_what_is_learnt_does_not_depend_on_the_order_of_the_pairs_and_the_guard_sets_the_least_probability_alone(fit):
+    pairs = [labelled(i, same=same) for i in range(12) for same in (True, False)]
+    turned = fit_verifier(pairs[::-1], LIMIT, "hash", VECTORS, n_made=700)
+    assert turned.verifier.sha256 == fit.verifier.sha256
+    guarded = fit_verifier(pairs, LIMIT, "hash", VECTORS, n_made=700, guard=Guard(wording=True))
+    assert {**guarded.verifier.save(), "least": 0} == {**fit.verifier.save(), "least": 0}
+
+
+def test_a_fitted_verifier_rests_on_the_rules_of_the_guard_also_where_none_is_set(monkeypatch):
+    before = made_sha256()
+    monkeypatch.setattr(guard, "RULES", guard.RULES + 1)
+    assert made_sha256() != before
+
+
+@pytest.mark.slow
 def test_a_fitted_verifier_comes_back_from_plain_numbers_and_decides_the_same(fit):
     saved = json.loads(json.dumps(fit.verifier.save()))
     again = FittedVerifier.load(saved)
     pairs = [(m.asked, m.cached) for m in made_pairs(50, seed=9)]
     assert again.sha256 == fit.verifier.sha256
     assert (again.probabilities(pairs, VECTORS) == fit.verifier.probabilities(pairs, VECTORS)).all()
-    with pytest.raises(ConfigError, match="other features"):
-        FittedVerifier.load(saved | {"features": ["cosine"]})
+    for other in ({"features": ["cosine"]}, {"rules": "other"}):
+        with pytest.raises(ConfigError, match="other features, or what other rules of the guard say"):
+            FittedVerifier.load(saved | other)
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import pytest
 
 from tests.pipeline import test_notebook as pipeline
 from tests.pipeline.test_notebook import SMALL, STRONG, project  # noqa: F401  a fixture
+from workbench.caching import guard
 from workbench.config import SystemClock, load_settings
 from workbench.errors import ConfigError, EvalsetError
 from workbench.evalset.evalset import load_evalset
@@ -22,6 +23,7 @@ from workbench.routing.retrieval_levels import found_with, write_hits
 from workbench.runner import Job, accept, run_all
 from workbench.stack.notebook import StackExperiment, StackParameters
 from workbench.stack.tables import Cell
+from workbench.testing import HashEmbedder
 
 GIVEN = StackParameters("flows", ("bare", "top2"), (SMALL, STRONG), ("off", "exact"), warmup=0)
 OFTEN = 4  # times that each question is asked, in the same words
@@ -224,3 +226,18 @@ def test_the_notebook_runs_headless_on_the_recordings_of_this_repository(tmp_pat
     report = record.report.read_text(encoding="utf-8")
     assert "What do parts of the stack save together?" in report
     assert "Until when does this decision stand?" in report
+
+
+@pytest.mark.parametrize("checks", [None, {"kind": "Guard", "wording": True}])
+def test_a_decision_with_the_accepted_cache_rests_on_the_rules_of_its_guard(settings, monkeypatch, checks):
+    arm = {"kind": "semantic", "threshold": 0.9, "guard": checks, "encoder_id": "hash"}
+    accepted = Decision.load(Path(__file__).parents[2] / "evalsets" / "caching_demo" / "decisions" / "caching.json")
+    folder = settings.evalsets / "flows" / "decisions"
+    folder.mkdir(exist_ok=True)
+    (folder / "caching.json").write_text(replace(accepted, parameters=arm).to_json())
+    inputs = []
+    for _ in range(2):
+        run = StackExperiment(replace(GIVEN, caches=("off", "accepted")), settings, embedder=HashEmbedder(64))
+        inputs.append(run.inputs)
+        monkeypatch.setattr(guard, "RULES", guard.RULES + 1)
+    assert {name for name, value in inputs[0].items() if inputs[1][name] != value} == ({"guard"} if checks else set())

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import sqlalchemy as sa
 
 from workbench.caching.entries import Entries, Entry, Promotion, unit_vector
-from workbench.caching.guard import Guard
+from workbench.caching.guard import Guard, rules_sha256
 from workbench.caching.index import ScopeIndex
 from workbench.caching.later import MOST_WAITING, PutOff, WaitingChecks
 from workbench.caching.scope import Scope, exact, intent_of, lacks_turns, text_of
@@ -354,7 +354,7 @@ def _identity(verifier: Verifier | OwnVerifier | None, later: Later) -> str:
         told = [getattr(verifier, "__module__", ""), getattr(verifier, "__qualname__", "")]
     else:
         told = [verifier.used.name, str(verifier.used.least), verifier.used.sha256]
-    return content_hash(*told, repr(later))
+    return content_hash(*told, repr(later), rules_sha256() if later.guard else "")
 
 
 class ResponseCache(_Kept):

@@ -22,7 +22,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from workbench.caching.guard import GRAVE, Guard, content_of, load_words, root_of, without_typos
+from workbench.caching.guard import GRAVE, Guard, content_of, load_words, root_of, rules_sha256, without_typos
 from workbench.errors import ConfigError
 from workbench.evalset.gates import PairLimit
 from workbench.evalset.traffic import Pair
@@ -63,8 +63,11 @@ def _parts() -> dict[str, Any]:
 
 
 def made_sha256() -> str:
-    """Hash of the made-up pairs and of the names of the features: what a fitted verifier rests on beside dev pairs."""
-    return content_hash(json.dumps(_parts(), sort_keys=True), *FEATURES)
+    """Hash of what a fitted verifier rests on beside dev pairs: made-up pairs, features and the rules of the guard.
+
+    The rules count where no guard is set too, because what its checks say is among the features.
+    """
+    return content_hash(json.dumps(_parts(), sort_keys=True), *FEATURES, rules_sha256())
 
 
 def _read(text: str) -> _Text:
@@ -229,7 +232,8 @@ class FittedVerifier:
     def save(self) -> dict[str, Any]:
         """Plain JSON values."""
         trees = {f.name: getattr(self.trees, f.name) for f in fields(Trees) if f.init}
-        return {"encoder_id": self.encoder_id, "least": self.least, "features": list(FEATURES), "trees": trees}
+        told = {"encoder_id": self.encoder_id, "least": self.least, "features": list(FEATURES)}
+        return told | {"rules": rules_sha256(), "trees": trees}
 
     @classmethod
     def load(cls, raw: Mapping[str, Any]) -> Self:
@@ -241,8 +245,8 @@ class FittedVerifier:
             If the values are not those of a verifier of this version.
         """
         try:
-            if tuple(raw["features"]) != FEATURES:
-                raise ValueError("it reads other features")
+            if tuple(raw["features"]) != FEATURES or raw["rules"] != rules_sha256():
+                raise ValueError("it reads other features, or what other rules of the guard say")
             return cls(str(raw["encoder_id"]), float(raw["least"]), Trees(**raw["trees"]))
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"not a fitted verifier this version reads: {error!r}") from error
@@ -376,11 +380,16 @@ def fit_verifier(
 ) -> Fit:
     """Learn on dev pairs and made-up ones; the least probability is chosen on what was held out.
 
+    The trees are the same for the same pairs in any order, whatever the guard; the least probability is not, as it is
+    chosen on what this guard lets pass: give that which the verifier will stand behind.
+
     It is the lowest at which pairs of dev that must differ, and that the guard does not stop, keep the limit, with none
     of a grave kind where it is a share; and at which at most half of that share (of 2 % where the limit is a count) of
     all that must differ are served, made-up ones too: what just keeps the limit here is hardly shown to on test.
     """
-    dev, made = [p for p in pairs if p.split == "dev"], made_pairs(n_made)
+    # in one order, whatever that of the file is: each tree draws its rows by their place
+    dev = sorted((p for p in pairs if p.split == "dev"), key=lambda p: (p.pair_id, p.query_a, p.query_b))
+    made = made_pairs(n_made)
     further = [*_nearest_of_other_families(dev, vectors), *_in_other_dress(dev)]
     texts: list[TextPair] = [(p.query_b, p.query_a) for p in dev]
     texts += [(a, b) for a, b, *_ in further] + [(m.asked, m.cached) for m in made]

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import polars as pl
 
 from workbench.caching.claims import CacheArm
-from workbench.caching.guard import Guard
+from workbench.caching.guard import Guard, rules_sha256
 from workbench.caching.replay import Replay, replay, serve_nothing
 from workbench.codec import NEEDED, NEUTRAL, RANGE, Range, from_kinds, to_json
 from workbench.errors import ConfigError, EvalsetError, unknown_name
@@ -113,6 +113,7 @@ class StackExperiment(PairedExperiment[StackParameters, ScoredCells], Notebook[S
     title = "Stack: retrieval, routing and cache together"
     parameters_class = StackParameters
     items = "requests"
+    items_last = False  # requests are named by their places
     spreads = (0.1, 0.2, 0.35)
     cost_note = (
         "Cost is that of the recorded answers to requests that no cache served, of retrieving for them, and of "
@@ -177,6 +178,8 @@ class StackExperiment(PairedExperiment[StackParameters, ScoredCells], Notebook[S
         if (decision := self._decided) is not None:
             self.embedder = self._encoder or load_embedder(decision.settings["embedder"], self.settings)
             cache_inputs = {"cache": content_hash(to_json(decision.parameters)), **encoder_inputs(self.embedder)}
+            if decision.parameters["guard"]:
+                cache_inputs["guard"] = rules_sha256()
         return {**self._read, **self.evalset.inputs, "stream": self.stream.sha256, **cache_inputs}
 
     def _frames(
