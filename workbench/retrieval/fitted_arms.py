@@ -94,7 +94,7 @@ def fit_arm_weight(legs: Legs, qrels: Qrels) -> Hybrid:
     return _weight_fitter(legs, qrels)(legs)
 
 
-def _weight_fitter(legs: Legs, qrels: Qrels) -> Fit:
+def _weight_fitter(legs: Legs, qrels: Qrels) -> Callable[[Iterable[str]], Hybrid]:
     """`fit_arm_weight` of any of these questions: what each weight is worth on a question is the same in every fold."""
     worth = {query_id: _worth(legs[query_id][1:], qrels[query_id]) for query_id in legs}
 

@@ -1,7 +1,7 @@
 """The factorial in tables: every cell, what parts of the stack save together, and what is left to a router."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar
 
 import numpy as np
@@ -41,11 +41,23 @@ class ScoredStack(ScoredArms):
 
     words: ClassVar[tuple[str, str, str]] = ("request", "right", "answers")
     misses: Mapping[str, npt.NDArray[np.bool_]]
+    _by_arm: dict[tuple[str, str], npt.NDArray[np.float64]] = field(default_factory=dict)
+    _items: list[tuple[list[str], npt.NDArray[np.int64]]] = field(default_factory=list)
+
+    @property
+    def codes(self) -> npt.NDArray[np.int64]:
+        """Code of the family of each request, in the order of their ids."""
+        return self._clusters()[1]
+
+    def _clusters(self) -> tuple[list[str], npt.NDArray[np.int64]]:
+        if not self._items:
+            self._items.append(item_clusters(self.scores))
+        return self._items[0]
 
     @property
     def table(self) -> Table:
         """All cells with intervals: quality, cost, latency and hits."""
-        codes = item_clusters(self.scores)[1]
+        codes = self.codes
         rows: list[tuple[Value, ...]] = []
         for f in self.facts:
             mean, low, high = mean_interval(self.values(f.name), codes)
@@ -69,11 +81,15 @@ class ScoredStack(ScoredArms):
 
     def values(self, arm: str) -> npt.NDArray[np.float64]:
         """Correctness of each request, in the order of their ids."""
-        return item_values(self.scores, arm, item_clusters(self.scores)[0], missing=0.0)
+        if (key := ("values", arm)) not in self._by_arm:
+            self._by_arm[key] = item_values(self.scores, arm, self._clusters()[0], missing=0.0)
+        return self._by_arm[key]
 
     def costs(self, arm: str) -> npt.NDArray[np.float64]:
         """Dollars of each request, in the order of their ids."""
-        return self.scores.filter(arm=arm).sort("item_id")["cost_usd"].to_numpy()
+        if (key := ("costs", arm)) not in self._by_arm:
+            self._by_arm[key] = self.scores.filter(arm=arm).sort("item_id")["cost_usd"].to_numpy()
+        return self._by_arm[key]
 
 
 def stack_effects_table(dev: ScoredStack, held_out: ScoredStack, plain: StackCell, *, seed: int = 0) -> Table:
@@ -148,7 +164,7 @@ def stack_joint_table(dev: ScoredStack, held_out: ScoredStack, plain: StackCell,
     parts = [replace(plain, **{name: getattr(cell, name)}) for name in _stack_changes(cell, plain)]
     rows: list[tuple[Value, ...]] = []
     for half, told in halves:
-        codes = item_clusters(half.scores)[1]
+        codes = half.codes
         alone = sum(_stack_saving(half, {part: 1.0}, plain, seed).estimate for part in parts)
         mean = Interval(*mean_interval(half.values(arm), codes))
         rows.append((told, len(half.values(arm)), _stack_saving(half, {cell: 1.0}, plain, seed), alone, mean,
@@ -165,7 +181,7 @@ def stack_joint_table(dev: ScoredStack, held_out: ScoredStack, plain: StackCell,
 def stack_misses_table(held_out: ScoredStack, plain: StackCell, *, seed: int = 0) -> Table:
     """What a route saves against the plain one, of all requests without a cache and of those that miss each cache."""
     rows: list[tuple[Value, ...]] = []
-    codes = item_clusters(held_out.scores)[1]
+    codes = held_out.codes
     cells = {arm.cell for arm in held_out.arms}
     for arm in held_out.arms:
         base = replace(plain, cache=arm.cell.cache)
@@ -204,7 +220,7 @@ def _stack_level(name: str, level: str) -> str:
 
 def _stack_saving(part: ScoredStack, weights: Mapping[StackCell, float], plain: StackCell, seed: int) -> Interval:
     """Weighted sum of the shares that cells save of the plain one's cost, with its 95 % interval over families."""
-    codes, base = item_clusters(part.scores)[1], part.costs(plain.name)
+    codes, base = part.codes, part.costs(plain.name)
     saved = sum(weight * (base - part.costs(cell.name)) for cell, weight in weights.items())
     return Interval(*ratio_interval(np.asarray(saved), base, codes, seed=seed))
 
@@ -212,8 +228,8 @@ def _stack_saving(part: ScoredStack, weights: Mapping[StackCell, float], plain: 
 def _mean_stack_effect(
     part: ScoredStack, pairs: Sequence[tuple[StackCell, StackCell]], plain: StackCell, seed: int
 ) -> tuple[Interval, Interval]:
-    """Mean saving and gain of cells over their bases, with 95 % intervals over families, as in `_stack_saving`."""
-    codes, of = item_clusters(part.scores)[1], part.costs(plain.name)
+    """Mean saving and gain of cells over their bases, with 95 % intervals; shares as in `_stack_saving`."""
+    codes, of = part.codes, part.costs(plain.name)
     saved = sum(part.costs(base.name) - part.costs(cell.name) for cell, base in pairs) / len(pairs)
     moved = sum(part.values(cell.name) - part.values(base.name) for cell, base in pairs) / len(pairs)
     gained = Interval(*ratio_interval(np.asarray(moved), np.ones(len(of)), codes, seed=seed))
@@ -221,7 +237,7 @@ def _mean_stack_effect(
 
 
 def _stack_cell_gain(part: ScoredStack, cell: StackCell, plain: StackCell, seed: int) -> Interval:
-    codes = item_clusters(part.scores)[1]
+    codes = part.codes
     moved = part.values(cell.name) - part.values(plain.name)
     return Interval(*ratio_interval(moved, np.ones(len(moved)), codes, seed=seed))
 
