@@ -2,8 +2,8 @@
 """Cosine, guard, and guard with a verifier on pairs that nobody here wrote, each at the setting that a run certified.
 
 ``python -m tests.benchmarks.bench_verifier RUN_FOLDER [--own]``: the folder of a run of ``03_caching`` with
-``verifiers=["fitted"]``. First come the labelled pairs of the evalset by batch, and the sixth batch, its test, before the rest:
-it was fixed before anything was judged on it, and nothing that is judged here was tuned after it was read. Then,
+``verifiers=["fitted"]``. First come the labelled pairs of the evalset by batch, its test, the sixth batch, before the
+rest: it was fixed before anything was judged on it, and nothing that is judged here was tuned after it was read. Then,
 without ``--own``, the pairs of fow-cache 0.1.0 (CC BY 4.0), downloaded into a folder that is deleted; nothing is tuned
 on them. What the encoder does not read is near nothing, as in the cache. A cosine without a guard is shown at the
 threshold of each arm, because none was certified.
@@ -81,7 +81,7 @@ def show(
 
 
 def batches(folder: Path) -> dict[str, list[Labelled]]:
-    """Pairs of an evalset by batch, without the first dev pairs; those of ``pairs.NAME.jsonl``, which no decision rests on, too."""
+    """Pairs of an evalset by batch but the first dev pairs, and those of ``pairs.NAME.jsonl``, which no decision rests on."""
     files = sorted(folder.glob("pairs*.jsonl"))
     found: dict[str, list[Labelled]] = {}
     for row in map(json.loads, chain.from_iterable(p.read_text(encoding="utf-8").splitlines() for p in files)):

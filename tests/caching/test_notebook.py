@@ -120,7 +120,8 @@ def test_a_limit_that_is_a_share_lets_no_contrary_through_on_dev(first):
     test = [antonyms(i, "test") for i in range(1000)]
     near = np.full(1400, 0.2)
     near[:5] = (0.9, 0.7, 0.5, 0.45, 0.4)
-    for limit, pairs, at in ((0.02, dev, 0.5025), (0.02, contrary, 0.7025), (0.005, contrary, 0.9025), (4, dev, 0.4025)):
+    cases = ((0.02, dev, 0.5025), (0.02, contrary, 0.7025), (0.005, contrary, 0.9025), (4, dev, 0.4025))
+    for limit, pairs, at in cases:
         changed = replace(semantic, pair_similarity=near)
         study = replace(bench.study, pairs=(*pairs, *test), must_differ_limit=PairLimit.of(limit), confidence=0.95)
         assert study.lowest(None, changed) == pytest.approx(at)

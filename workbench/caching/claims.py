@@ -165,9 +165,9 @@ def families_needed(limit: PairLimit, confidence: float = 0.95) -> int:
 def most_on_dev(limit: PairLimit, dev: int, test: int, confidence: float = 0.95) -> int:
     """How many of ``dev`` pairs that must differ a threshold may serve, if ``test`` others are to show it good enough.
 
-    A count is what it says. A share must be kept by the upper bound on test, which a threshold that just keeps it on dev
-    misses more often than not: so few may be served that test is passed with probability `POWER`, by what dev tells of
-    the share (Jeffreys prior, beta-binomial); none where even that does not reach it.
+    A count is what it says. A share must be kept by the upper bound on test, which a threshold that just keeps it on
+    dev misses more often than not: so few may be served that test is passed with probability `POWER`, by what dev tells
+    of the share (Jeffreys prior, beta-binomial); none where even that does not reach it.
 
     >>> [most_on_dev(PairLimit(share=0.02), 480, test, 0.97) for test in (100, 350, 1000)]
     [0, 1, 3]
@@ -179,7 +179,8 @@ def most_on_dev(limit: PairLimit, dev: int, test: int, confidence: float = 0.95)
         return most
     served = np.arange(test + 1.0)
     # none served shows no more than one served would, see `bounds_of_pairs`
-    passed = served[clopper_pearson(np.maximum(served, 1), np.full(test + 1, float(test)), confidence)[1] <= limit.share]
+    high = clopper_pearson(np.maximum(served, 1), np.full(test + 1, float(test)), confidence)[1]
+    passed = served[high <= limit.share]
     found = np.arange(most + 1)[:, None]
     chance = np.exp(
         gammaln(test + 1) - gammaln(passed + 1) - gammaln(test - passed + 1)

@@ -92,9 +92,9 @@ class RequestStream:
 class Pair:
     """Two questions and whether one answer serves both.
 
-    ``kind`` names what makes the pair hard, ``batch`` the later writing that it belongs to ("" for the first). ``split``
-    is ``dev`` (chooses a threshold and teaches a verifier), ``test`` (shows what is claimed), or ``spent``: what a guard
-    was changed after its test was seen neither chooses nor shows, it only tells which requests may share an answer.
+    ``kind`` names what makes the pair hard, ``batch`` the later writing that it belongs to ("" for the first).
+    ``split`` is ``dev`` (chooses a threshold and teaches a verifier), ``test`` (shows what is claimed), or ``spent``:
+    after a test pair was seen and a guard was changed, it only tells which requests may share an answer.
     """
 
     pair_id: str
