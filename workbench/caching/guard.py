@@ -16,7 +16,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 
 from workbench.errors import ConfigError, unknown_name
-from workbench.evalset.texts import is_latin, text_units
+from workbench.evalset.texts import is_latin, units
 from workbench.records import content_hash
 
 _SAME = str.maketrans(
@@ -313,7 +313,7 @@ class _Features:
 def _features(text: str) -> _Features:
     words = load_words()
     lower = text.lower().replace("\u2019", "'").replace("n't", " not")
-    tokens = re.findall(r"[^\W\d]+|\d+(?:[.,]\d+)*", lower) if is_latin(lower) else text_units(lower)
+    tokens = re.findall(r"[^\W\d]+|\d+(?:[.,]\d+)*", lower) if is_latin(lower) else units(lower)
     capitals = re.findall(r"(?<![.!?]\s)(?<=\s)[^\W\d_a-z]\w*", text)
     return _Features(
         words=frozenset(map(_stem, tokens)),
@@ -351,7 +351,7 @@ class _Wording:
 def _wording(text: str) -> _Wording:
     words = load_words()
     lower = text.lower().replace("\u2019", "'").replace("n't", " not").replace("cannot", "can not")
-    said = text_units(lower)
+    said = units(lower)
     tokens = [words.numbers.get(w, w) for w in said]
     kept = [w for w in tokens if w not in words.filler]
     roots = tuple(words.synonyms.get(w) or _root(w) for w in kept)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 
-from workbench.evalset.texts import spaceless, text_units
+from workbench.evalset.texts import spaceless, units
 
 # What is longer names its own subject.
 SHORT_WORDS, SHORT_SIGNS, FRAGMENT_WORDS = 7, 26, 3
@@ -31,9 +31,7 @@ class _FollowUpLists:
 @cache
 def _follow_up_lists() -> _FollowUpLists:
     raw = tomllib.loads(Path(__file__).with_name("follow_ups.toml").read_text(encoding="utf-8"))
-    phrases = {
-        name: tuple(tuple(text_units(p)) for p in raw[name]) for name in ("openers", "anaphors", "endings", "bare")
-    }
+    phrases = {name: tuple(tuple(units(p)) for p in raw[name]) for name in ("openers", "anaphors", "endings", "bare")}
     return _FollowUpLists(frozenset(raw["polite"].split()), fragments=frozenset(raw["fragments"].split()), **phrases)
 
 
@@ -46,7 +44,7 @@ def needs_turns(text: str) -> bool:
     >>> needs_turns("how do I sort a frame so that it is descending?"), needs_turns("merge_asof")
     (False, False)
     """
-    lists, said = _follow_up_lists(), text_units(text.lower())
+    lists, said = _follow_up_lists(), units(text.lower())
     while said and said[0] in lists.polite:
         said = said[1:]
     while said and said[-1] in lists.polite:

@@ -34,12 +34,12 @@ def _word_pattern(letter: str, number: str = "") -> re.Pattern[str]:
     return re.compile(f"[{_SIGNS}]|{letter}+(?:[{_SIGN.sub('', marks)}]{letter}*)*{number}")
 
 
-def text_units(text: str) -> list[str]:
+def units(text: str) -> list[str]:
     """What of a text is compared one by one: words without digits or underscores, signs, emoji, numbers.
 
     Of a text that has none of them all that is no blank.
 
-    >>> text_units("open 深色 in v2.5 🌙"), text_units("? !")
+    >>> units("open 深色 in v2.5 🌙"), units("? !")
     (['open', '深', '色', 'in', 'v', '2.5', '🌙'], ['?', '!'])
     """
     letter, rest = f"[^\\W\\d_{_SIGNS}]", f"{_NUMBER}|[{_EMOJI}]"

@@ -82,9 +82,8 @@ def read_system_run_with_notes(path: Path) -> tuple[pl.DataFrame, tuple[str, ...
     refuse_file(path, defects)
     if not hits:
         raise EvalsetError(f"{path} holds no hit")
-    return rank_hits(pl.DataFrame(hits, schema=_SCHEMA, orient="row")), _system_rank_contradictions(
-        path.name, hits, ranks
-    )
+    notes = _system_rank_contradictions(path.name, hits, ranks) + _system_hits_matching_nothing(path.name, hits)
+    return rank_hits(pl.DataFrame(hits, schema=_SCHEMA, orient="row")), notes
 
 
 def _system_hit_rows(path: Path) -> tuple[list[Row], list[Defect]]:
