@@ -51,10 +51,10 @@ Table.of(["arm"], [["full_text"]]).to_pandas()""",
     "papermill": """
 from tests.notebooks.zoo import add_notebook, make_settings
 from workbench.config import SystemClock
-from workbench.runner import Job, run_all
+from workbench.runner import Job, run_headless
 settings = make_settings(folder)
 add_notebook(settings, "retrieval")
-run_all([Job("retrieval")], settings=settings, clock=SystemClock())""",
+run_headless([Job("retrieval")], settings=settings, clock=SystemClock())""",
     "pydantic": """
 from workbench.records import Decision
 Decision.from_json("{}")""",

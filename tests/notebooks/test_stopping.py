@@ -36,9 +36,9 @@ import signal, sys
 from pathlib import Path
 from workbench.config import SystemClock
 from workbench.config import load_settings
-from workbench.runner import Job, run_all
+from workbench.runner import Job, run_headless
 signal.signal(signal.SIGINT, signal.default_int_handler)
-run_all([Job("native"), Job("sleeping"), Job("queued")], settings=load_settings(), clock=SystemClock())
+run_headless([Job("native"), Job("sleeping"), Job("queued")], settings=load_settings(), clock=SystemClock())
 """
 
 

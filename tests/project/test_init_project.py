@@ -115,7 +115,7 @@ def test_package_that_is_built_holds_what_init_writes(tmp_path: Path) -> None:
         pytest.skip("setuptools is not installed, which a build without a network needs")
     assert done.returncode == 0, done.stderr
     begin = """import pathlib, workbench; print(workbench.__file__)
-from workbench.project.init_project import init; init(pathlib.Path('p'))"""
+from workbench.project.init_project import init_project; init_project(pathlib.Path('p'))"""
     env = {"PYTHONPATH": str(tmp_path / "site"), "PATH": "/usr/bin:/bin"}
     made = subprocess.run([sys.executable, "-c", begin], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert made.returncode == 0, made.stderr

@@ -22,12 +22,12 @@ def words(text: str) -> list[str]:
     >>> words("Œuvre von É"), words("深色 mode"), words("डार्क मोड")
     (['œuvre', 'von', 'é'], ['深', '色', 'mode'], ['डार्क', 'मोड'])
     """
-    found = re.compile(r"\w+") if text.isascii() else _word_pattern(f"[^\\W{_SIGNS}]")
+    found = re.compile(r"\w+") if text.isascii() else _pattern(f"[^\\W{_SIGNS}]")
     return found.findall(unicodedata.normalize("NFC", text.casefold()))
 
 
 @cache
-def _word_pattern(letter: str, number: str = "") -> re.Pattern[str]:
+def _pattern(letter: str, number: str = "") -> re.Pattern[str]:
     """Signs one by one, and runs of letters with their marks: Python's own classes have no marks."""
     blocks = range(0x300, 0x20000), range(0xE0100, 0xE01F0)
     marks = "".join(c for block in blocks for c in map(chr, block) if unicodedata.category(c)[0] == "M")
@@ -43,7 +43,7 @@ def units(text: str) -> list[str]:
     (['open', '深', '色', 'in', 'v', '2.5', '🌙'], ['?', '!'])
     """
     letter, rest = f"[^\\W\\d_{_SIGNS}]", f"{_NUMBER}|[{_EMOJI}]"
-    found = re.compile(rf"[A-Za-z]+{_NUMBER}") if text.isascii() else _word_pattern(letter, rest)
+    found = re.compile(rf"[A-Za-z]+{_NUMBER}") if text.isascii() else _pattern(letter, rest)
     return found.findall(unicodedata.normalize("NFC", text)) or [c for c in text if not c.isspace()]
 
 
