@@ -182,7 +182,7 @@ def code_of(*modules):
 @pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="other versions of Python write the same code otherwise")
 def test_the_version_of_the_rules_is_raised_with_their_code():
     """Change this only with `RULES`, or where nothing that any check says has changed."""
-    assert (rules.RULES, code_of(rules, units)) == (2, "363b0569f3fcd54c")
+    assert (rules.RULES, code_of(rules, units)) == (2, "2313158b58a859ef")
 
 
 def test_another_version_of_the_rules_is_another_guard_also_where_no_pair_tells(monkeypatch):
