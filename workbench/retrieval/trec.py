@@ -10,6 +10,7 @@ import polars as pl
 from workbench.errors import Defect, EvalsetError
 from workbench.evalset.cells import Unusable, id_text, number
 from workbench.evalset.files import TABLES, Names, Row, has_header, named_rows, read_lines, read_table, refuse
+from workbench.rendering.numbers import counted
 from workbench.retrieval.metrics import rank
 
 RUN_NAMES: Names = {
@@ -126,5 +127,7 @@ def _contradictions(file: str, hits: Sequence[_Hit], ranks: Sequence[float | Non
             odd.append(query_id)
     if not odd:
         return ()
-    told = f"{file}: of {len(odd)} of {len(lists)} questions the ranks contradict the scores, first {odd[0]!r}"
+    told = (
+        f"{file}: of {len(odd)} of {counted(len(lists), 'question')} the ranks contradict the scores, first {odd[0]!r}"
+    )
     return (f"{told}; the scores decide, as in trec_eval: if a lower one is better, write them negative",)

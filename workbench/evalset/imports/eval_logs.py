@@ -32,6 +32,7 @@ from workbench.evalset.imports.tool_log import (
 )
 from workbench.extras import extras_named
 from workbench.records import content_hash
+from workbench.rendering.numbers import counted
 
 _MODEL_GRADED = (
     "llm-rubric",
@@ -290,7 +291,7 @@ def _inspect_archive(path: Path) -> tuple[Any, Iterator[Row]]:
 def _member(path: Path, info: zipfile.ZipInfo) -> Any:
     """JSON of one member, read at its place in the archive: nothing is extracted, and no name becomes a path."""
     if info.file_size > _MEMBER_LIMIT:
-        raise EvalsetError(f"{path}: a member says that it holds {info.file_size:,} bytes; that is no sample")
+        raise EvalsetError(f"{path}: a member says that it holds {counted(info.file_size, 'byte')}; that is no sample")
     try:
         with path.open("rb") as file:
             file.seek(info.header_offset)
