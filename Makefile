@@ -30,9 +30,9 @@ test: install
 	OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 # A test that hangs or a process that dies ends the run: where tests go in groups, pytest-xdist 3.8 waits for ever for
-# a process that it put in another's place.
+# a process that it put in another's place. No doctest is slow, so that the package need not be read for them.
 slow: install
-	OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup -m slow --timeout 1200 --timeout-method thread --max-worker-restart 0
+	OPENBLAS_NUM_THREADS=1 $(BIN)/pytest tests -n 2 --dist loadgroup -m slow --timeout 1200 --timeout-method thread --max-worker-restart 0
 
 check: install
 	$(BIN)/workbench check

@@ -30,7 +30,7 @@ ORDER = 20261130
 def drawn(folder: Path) -> list[tuple[TextPair, bool, str]]:
     """As many dev pairs of either label, each (asked, cached), label and family, by a seed."""
     rows = map(json.loads, (folder / "pairs.jsonl").read_text(encoding="utf-8").splitlines())
-    dev = [r for r in rows if r["split"] == "dev"]
+    dev = [r for r in rows if r["split"] == "dev" and not r.get("batch")]
     rng, found = np.random.default_rng(ORDER), []
     for label in (1, 0):
         mine = [r for r in dev if r["same_answer"] == label]

@@ -2,8 +2,8 @@
 """Cosine, guard, and guard with a verifier on pairs that nobody here wrote, each at the setting that a run certified.
 
 ``python -m tests.benchmarks.bench_verifier RUN_FOLDER [--own]``: the folder of a run of ``03_caching`` with
-``verifiers=["fitted"]``. First come the test pairs of the evalset by batch, and ``pairs.fourth.jsonl`` before the rest:
-it was fixed before anything was judged on it, and nothing that is judged here was tuned after it was read. Then,
+``verifiers=["fitted"]``. First come the labelled pairs of the evalset by batch, its test, the sixth batch, before the
+rest: it was fixed before anything was judged on it, and nothing that is judged here was tuned after it was read. Then,
 without ``--own``, the pairs of fow-cache 0.1.0 (CC BY 4.0), downloaded into a folder that is deleted; nothing is tuned
 on them. What the encoder does not read is near nothing, as in the cache. A cosine without a guard is shown at the
 threshold of each arm, because none was certified.
@@ -30,7 +30,7 @@ from workbench.inference.embedding import Embedder, load_embedder, unread
 from workbench.records import Decision
 
 PACKAGE = "fow-cache==0.1.0"
-FRESH = "fourth"
+FRESH = "sixth"
 Labelled = tuple[str, str, bool, str]  # asked, cached, whether they may share an answer, kind
 
 
@@ -81,11 +81,11 @@ def show(
 
 
 def batches(folder: Path) -> dict[str, list[Labelled]]:
-    """Test pairs of an evalset by batch; those of ``pairs.NAME.jsonl``, which no decision rests on, are among them."""
+    """Pairs of an evalset by batch, without the first of dev, and those of ``pairs.NAME.jsonl``."""
     files = sorted(folder.glob("pairs*.jsonl"))
     found: dict[str, list[Labelled]] = {}
     for row in map(json.loads, chain.from_iterable(p.read_text(encoding="utf-8").splitlines() for p in files)):
-        if row["split"] == "test":
+        if row["split"] != "dev" or row.get("batch"):
             labelled = (row["query_b"], row["query_a"], bool(row["same_answer"]), row["kind"])
             found.setdefault(row.get("batch", "first"), []).append(labelled)
     return found
@@ -107,7 +107,7 @@ def main(folder: Path, *, own: bool) -> None:
         arms[f"{claim.arm} ({claim.status})"] = (p["threshold"], check)
     for batch, labelled in sorted(batches(settings.evalsets / decision.evalset).items(), key=lambda b: b[0] != FRESH):
         told = "the claim" if batch == FRESH else "looked at before"
-        show(f"{decision.evalset}, test pairs, {batch} batch ({told})", labelled, arms, embedder)
+        show(f"{decision.evalset}, {batch} batch ({told})", labelled, arms, embedder)
     if own:
         return
     singles, last, whole = downloaded()

@@ -30,11 +30,17 @@ THRESHOLD = str(DECISION.parameters["threshold"])
 AGAIN = "check it again with: workbench check caching"
 
 
+def whole(decision):
+    """The decision as a run would have written it: on real traffic if it chose, its claims with its parameters."""
+    claims = tuple(replace(c, parameters=decision.parameters) if c.arm == decision.arm else c for c in decision.claims)
+    return replace(decision, claims=claims, synthetic=decision.verdict == "provisional").to_json()
+
+
 def project(folder, **changes):
     """A project with the demonstration's pairs and its decision, changed."""
     decisions = folder / "evalsets" / "demo" / "decisions"
     decisions.mkdir(parents=True)
-    (decisions / "caching.json").write_text(replace(DECISION, **changes).to_json(), encoding="utf-8")
+    (decisions / "caching.json").write_text(whole(replace(DECISION, **changes)), encoding="utf-8")
     shutil.copy(DEMO / "pairs.jsonl", decisions.parent)
     return settings_of(folder)
 
@@ -63,7 +69,7 @@ def with_verifier(folder, **parameters):
     used = {"name": "its_own_check:same", "least": 0.5, "sha256": sha256, "usd_per_check": 0.0}
     changed = {**DECISION.parameters, "verifier": used, **parameters}
     path = settings.evalsets / "demo" / "decisions" / "caching.json"
-    path.write_text(replace(DECISION, verdict="chosen", parameters=changed).to_json(), encoding="utf-8")
+    path.write_text(whole(replace(DECISION, verdict="chosen", parameters=changed)), encoding="utf-8")
     return settings
 
 
@@ -90,11 +96,11 @@ def test_a_decision_with_a_verifier_is_refused_where_that_or_the_guard_moved(tmp
     settings = with_verifier(tmp_path, guard=BEFORE, later=later)
     path = settings.evalsets / "demo" / "decisions" / "caching.json"
     kept = Decision.load(path)
-    path.write_text(replace(kept, **with_inputs(guard="other")).to_json(), encoding="utf-8")
+    path.write_text(whole(replace(kept, **with_inputs(guard="other"))), encoding="utf-8")
     with pytest.raises(ConfigError, match=f"another guard; {AGAIN}"):
         load(settings)
-    path.write_text(replace(kept, parameters={**kept.parameters, "verifier": {**kept.parameters["verifier"],
-                    "sha256": "other"}}).to_json(), encoding="utf-8")  # fmt: skip
+    other = {**kept.parameters, "verifier": {**kept.parameters["verifier"], "sha256": "other"}}
+    path.write_text(whole(replace(kept, parameters=other)), encoding="utf-8")
     with pytest.raises(ConfigError, match="tested with another verifier its_own_check:same"):
         load(settings)
 
@@ -151,6 +157,39 @@ def test_other_pairs_are_refused(tmp_path, change):
     pairs.unlink() if change == "gone" else pairs.write_text(lines + lines.split("\n")[0] + "\n", encoding="utf-8")
     with pytest.raises(ConfigError, match=f"another pairs; {AGAIN}"):
         load(settings)
+
+
+def test_a_decision_whose_gates_changed_is_refused_and_one_that_is_shipped_without_gates_serves(tmp_path):
+    settings = project(tmp_path, verdict="chosen")
+    assert load(settings)
+    gates = settings.evalsets / "demo" / "gates.toml"
+    text = (DEMO / "gates.toml").read_text(encoding="utf-8")
+    gates.write_text(f"# a comment\n{text}", encoding="utf-8")
+    assert load(settings)
+    gates.write_text(text.replace("alpha = 0.15", "alpha = 0.1"), encoding="utf-8")
+    with pytest.raises(ConfigError, match=rf"another gates\.toml; {AGAIN}"):
+        load(settings)
+
+
+STRICTER = replace(DECISION.rule, margin=0.001)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"parameters": {**DECISION.parameters, "threshold": 0.2}}, "its parameters are not those of"),
+        ({"verdict": "chosen"}, "its rule gives provisional"),
+        ({"rule": STRICTER}, "its rule gives provisional 'exact'"),
+        ({"arm": "semantic@0.5"}, "has no claim about it"),
+        ({"test_uses": 3}, "it is use 3 of the test split, and its rule counts use 1"),
+    ],
+)
+def test_a_file_that_was_edited_by_hand_is_refused_with_what_contradicts_what(tmp_path, changes, said):
+    settings = project(tmp_path)
+    path = settings.evalsets / "demo" / "decisions" / "caching.json"
+    path.write_text(replace(DECISION, **changes).to_json(), encoding="utf-8")
+    with pytest.raises(ConfigError, match=rf"contradicts itself: .*({said}).*workbench verify demo/caching"):
+        load(settings, accept_provisional=True)
 
 
 def test_no_decision_is_an_error(tmp_path):

@@ -115,15 +115,35 @@ def test_pairs_that_must_differ_keep_the_unguarded_threshold_above_them(first):
 
 def test_a_limit_that_is_a_share_lets_no_contrary_through_on_dev(first):
     _, bench, _, _, semantic = first
-    dev = [i for i, p in enumerate(bench.study.pairs) if p.split == "dev"]
-    near = semantic.pair_similarity.copy()
-    near[dev] = (0.9, 0.7, 0.5)
-    changed = replace(semantic, pair_similarity=near)
-    plain = [replace(p, kind="object") for p in bench.study.pairs]
-    contrary = [replace(p, kind="opposite") if i == dev[1] else p for i, p in enumerate(plain)]
-    for limit, pairs, at in ((0.7, plain, 0.5025), (0.7, contrary, 0.7025), (0.2, contrary, 0.9025)):
-        lab = replace(bench.study, pairs=tuple(pairs), must_differ_limit=PairLimit.of(limit))
-        assert lab.lowest(None, changed) == pytest.approx(at)
+    dev = [replace(antonyms(i, "dev"), kind="object") for i in range(400)]
+    contrary = [replace(p, kind="opposite") if i == 1 else p for i, p in enumerate(dev)]
+    test = [antonyms(i, "test") for i in range(1000)]
+    near = np.full(1400, 0.2)
+    near[:5] = (0.9, 0.7, 0.5, 0.45, 0.4)
+    cases = ((0.02, dev, 0.5025), (0.02, contrary, 0.7025), (0.005, contrary, 0.9025), (4, dev, 0.4025))
+    for limit, pairs, at in cases:
+        changed = replace(semantic, pair_similarity=near)
+        study = replace(bench.study, pairs=(*pairs, *test), must_differ_limit=PairLimit.of(limit), confidence=0.95)
+        assert study.lowest(None, changed) == pytest.approx(at)
+
+
+def test_a_threshold_serves_so_few_dev_pairs_that_the_test_can_be_expected_to_show_its_share(first):
+    """Six of 300 just keep 2 % on dev; of as many others most draws then show a bound above it."""
+    _, bench, _, _, semantic = first
+    near = np.full(600, 0.2)
+    near[:6] = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
+    pairs = tuple(replace(antonyms(i, split), kind="object") for split in ("dev", "test") for i in range(300))
+    study = replace(bench.study, pairs=pairs, must_differ_limit=PairLimit(share=0.02), confidence=0.95)
+    assert study.lowest(None, replace(semantic, pair_similarity=near)) == pytest.approx(0.9025)
+
+
+def test_spent_pairs_neither_choose_a_threshold_nor_show_a_claim(first):
+    _, bench, _, _, semantic = first
+    pairs = (*bench.study.pairs, *(replace(antonyms(i, "spent"), cluster=f"s{i}") for i in range(50)))
+    seen = replace(semantic, pair_similarity=np.r_[semantic.pair_similarity, np.ones(50)])
+    study, (arm, *_) = replace(bench.study, pairs=pairs), [r.arm for r in first[3].results if r.arm.kind == "semantic"]
+    assert study.lowest(None, seen) == bench.study.lowest(None, semantic)
+    assert study.pairs_served(arm, seen) == bench.study.pairs_served(arm, semantic)
 
 
 def test_pairs_are_counted_by_kind_on_test_alone_with_the_bound_of_their_share():

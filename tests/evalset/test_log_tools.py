@@ -22,6 +22,7 @@ from workbench.evalset.imports.log_contents import (
     VERDICTS,
     Choices,
     book,
+    cost_lines,
     import_log,
     ledger_rows,
 )
@@ -90,6 +91,26 @@ def test_inspect_s_means_and_tokens_are_its_own_and_what_failed_is_a_failed_outc
     found = load_outcomes(tmp_path / "out")
     assert found.quality.mean(axis=0).tolist() == [0.5, 1.0]  # sample c was asked of one model alone
     assert "its repeats are averaged" in " ".join(found.notes)
+
+
+@pytest.mark.parametrize(
+    ("scorer", "target", "kept"),
+    [
+        ("exact", "A", False), ("f1", "the", False), ("exact", "B", True), ("exact", ["A", "Option A"], True),
+        ("exact", "-5", True), ("match", "<", False), ("match", ["<", "less"], False), ("match", "A", True),
+        ("match", "-5", True), ("includes", "<", True), ("choice", "A", True), ("match", 5, True),
+        ("exact", None, True),
+    ],
+)  # fmt: skip
+def test_a_score_of_a_target_of_which_inspect_leaves_nothing_is_none(tmp_path, scorer, target, kept):
+    """inspect-ai 0.3.285: exact() calls A wrong where A is right, and match() every text right where it is a symbol."""
+    said = json.loads((LOGS / "inspect_small.json").read_text())
+    first = said["samples"][0]
+    first |= {"target": target, "scores": {scorer: {"value": "C"}}, "error": None}
+    (tmp_path / "log.json").write_text(json.dumps(said))
+    log = read_log("inspect", [tmp_path / "log.json"])
+    assert [score.name for score in log.calls[0].scores] == [scorer] * kept
+    assert any(f"left out: 1 score of {scorer}," in line for line in log.told()) is not kept
 
 
 def test_a_prompt_whose_calls_failed_has_quality_0_and_their_model_s_mean_cost(tmp_path):
@@ -396,3 +417,35 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
         read_log("promptfoo", [pipe])
     with pytest.raises(ConfigError, match="no tool is known"):
         tool_of([pipe])
+
+
+def lm_eval_log(folder: Path, model: str, answers: list[str]) -> Path:
+    """Samples of a model, and the file that names it, in a folder as lm-eval writes them."""
+    folder.mkdir()
+    (folder / "results_1.json").write_text(json.dumps({"model_name": model, "config": {"model_args": model}}))
+    rows = [
+        {"doc_id": i, "doc_hash": f"{i:x}", "arguments": {"gen_args_0": {"arg_0": f"question {i}"}}}
+        | {"resps": [[answer]], "filtered_resps": [answer], "filter": "none", "metrics": ["acc"], "acc": float(i % 2)}
+        for i, answer in enumerate(answers)
+    ]
+    (folder / "samples_qa_1.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("answers", "others", "told"),
+    [
+        ([f"answer {i}" for i in range(12)], [f"answer {i}" for i in range(12)], True),
+        ([f"answer {i}" for i in range(12)], [f"answer {i}" for i in range(11)] + ["another"], False),
+        (["yes", "no"] * 6, ["yes", "no"] * 6, False),
+        ([f"answer {i}" for i in range(9)], [f"answer {i}" for i in range(9)], False),
+    ],
+    ids=["all alike", "one differs", "labels", "few"],
+)
+def test_models_that_answer_alike_are_told_since_a_cache_may_have_answered_for_both(tmp_path, answers, others, told):
+    folders = [lm_eval_log(tmp_path / name, name, said) for name, said in (("small", answers), ("large", others))]
+    log, line = read_log("lm-eval", folders), f"small and large answered all {len(answers)} prompts in the same words"
+    costs = Repairs(costs={"small": 0.1, "large": 1.0})
+    import_log(log, tmp_path / "out", PRICES, choices=Choices("acc,none", costs))
+    assert any(each.startswith(line) for each in cost_lines(log, PRICES)) is told
+    assert (line in (tmp_path / "out" / "card.md").read_text()) is told

@@ -31,6 +31,24 @@ def test_long_table_comes_through_every_format_unchanged(tmp_path, suffix):
     assert outcomes.requests.prompts == direct.requests.prompts
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_a_fraction_and_a_key_that_come_after_many_rows_are_kept(tmp_path, suffix):
+    """polars 2.1.0 looks at 100 rows of dicts: of those after them it drops the fractions, and keys that are new."""
+    rows = [
+        {"prompt_id": f"p{i}", "prompt": f"question {i}", "model": model, "quality": 1, "cost_usd": 1}
+        for i in range(150)
+        for model in ("small", "large")
+    ]
+    rows[-2]["feature"] = "search"
+    rows[-1] |= {"quality": 0.5, "cost_usd": 0.25, "feature": "search"}
+    path = tmp_path / f"mine{suffix}"
+    whole = pl.DataFrame(rows, infer_schema_length=None)
+    path.write_text("\n".join(map(json.dumps, rows)) if suffix == ".jsonl" else whole.write_csv(), encoding="utf-8")
+    stored = pl.read_parquet(import_outcomes(path, tmp_path / "out") / "outcomes.parquet")
+    last = stored.filter(pl.col("prompt_id") == "p149", pl.col("model") == "large").row(0, named=True)
+    assert (last["quality"], last["cost_usd"], last["feature"]) == (0.5, 0.25, "search")
+
+
 def test_routerbench_s_wide_shape_keeps_its_costs_and_its_tasks(tmp_path):
     wide = pl.DataFrame(
         {

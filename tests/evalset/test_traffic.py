@@ -1,6 +1,7 @@
 """Streams and pairs are read whole, or refused with every line that is wrong."""
 
 import hashlib
+import json
 from pathlib import Path
 
 import polars as pl
@@ -28,19 +29,28 @@ def test_pairs_alone_do_not_say_whether_to_cache(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("second", "expected"),
+    ("batch", "split", "expected"),
     [
-        (False, "fe727c67359d2e8e90d67b3cf0ee1adf94597397c24ade9e68c57d267f9bbcd8"),
-        (True, "fd45b01e536c4f9a7576c6a01aa61305c89e6f90e98c6802bbf47f07ad9cf1c3"),
+        (None, "spent", "fe727c67359d2e8e90d67b3cf0ee1adf94597397c24ade9e68c57d267f9bbcd8"),
+        ("second", "spent", "fd45b01e536c4f9a7576c6a01aa61305c89e6f90e98c6802bbf47f07ad9cf1c3"),
+        ("fifth", "dev", "c7b0b4a7abd15be9507c0d7e84f59eac3f411af45b8fb1c2e28aa8d1011122a6"),
+        ("sixth", "test", "0d15ac7390aed7692af01c3e22c45da70a9fe755d1b0429e81de29bbc0f849ea"),
     ],
 )
-def test_the_test_pairs_of_docs_qa_are_those_that_nothing_was_tuned_on(second, expected):
+def test_each_batch_of_docs_qa_is_the_one_that_was_fixed_as_test_before_it_was_judged(batch, split, expected):
     folder = Path(__file__).parents[2] / "evalsets" / "docs_qa"
     lines = (folder / "pairs.jsonl").read_bytes().splitlines(keepends=True)
-    test = b"".join(line for line in lines if b'"split": "test"' in line and (b'"batch": "second"' in line) is second)
-    sha256 = hashlib.sha256(test).hexdigest()
+    mine = [line for line in lines if json.loads(line).get("batch") == batch and json.loads(line)["split"] == split]
+    sha256 = hashlib.sha256(b"".join(mine).replace(f'"{split}"'.encode(), b'"test"')).hexdigest()
     assert sha256 == expected
     assert sha256 in (folder / "card.md").read_text(encoding="utf-8")
+
+
+def test_the_test_pairs_of_docs_qa_are_of_one_batch_and_of_families_of_their_own():
+    rows = pl.read_ndjson(Path(__file__).parents[2] / "evalsets/docs_qa/pairs.jsonl", infer_schema_length=None)
+    test = rows.filter(split="test")
+    assert set(test["batch"]) == {"sixth"}
+    assert not set(test["cluster"]) & set(rows.filter(pl.col("split") != "test")["cluster"])
 
 
 @pytest.mark.parametrize(
@@ -56,7 +66,7 @@ def test_a_later_batch_of_docs_qa_is_the_one_that_was_fixed_before_it_was_judged
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     assert sha256 == expected
     assert sha256 in (folder / "card.md").read_text(encoding="utf-8")
-    old, new = (pl.read_ndjson(folder / name) for name in ("pairs.jsonl", path.name))
+    old, new = (pl.read_ndjson(folder / name, infer_schema_length=None) for name in ("pairs.jsonl", path.name))
     assert (set(new["split"]), set(new["batch"])) == ({"test"}, {batch})
     assert not set(new["id"]) & set(old["id"])
     assert not set(new["cluster"]) & set(old.filter(split="dev")["cluster"])
@@ -89,7 +99,7 @@ def test_each_defect_of_a_stream_has_its_line(row, says):
         ({"query_b": "b", "same_answer": 1}, "must be texts"),
         ({"query_a": "a", "query_b": "b", "same_answer": "maybe"}, '"same_answer" must be 0 or 1'),
         ({"query_a": "a", "query_b": "b"}, '"same_answer" must be 0 or 1'),
-        ({"query_a": "a", "query_b": "b", "same_answer": 0, "split": "train"}, '"split" must be dev or test'),
+        ({"query_a": "a", "query_b": "b", "same_answer": 0, "split": "train"}, '"split" must be dev, test or spent'),
         ({"id": "p", "query_a": "a", "query_b": "b", "same_answer": 0}, "pair 'p' stands on line 1 already"),
     ],
 )

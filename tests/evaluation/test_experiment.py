@@ -3,16 +3,20 @@
 import json
 import os
 import re
+import shutil
 
 import pytest
 
 import workbench
-from tests.retrieval.tiny import change_query, open_bench, project, write_evalset
+from tests.retrieval.tiny import change_query, judge, open_bench, project, write_evalset
+from workbench.config import SystemClock
 from workbench.errors import ConfigError, EvalsetError, RunError
 from workbench.evaluation.provenance import build_parameters, encoder_probe, parameter_inputs
+from workbench.evaluation.run_record import close_run
 from workbench.evaluation.start import as_declared
 from workbench.records import Decision
 from workbench.retrieval.notebook import RetrievalParameters
+from workbench.runner import RunRecord, accept
 from workbench.testing import HashEmbedder
 
 
@@ -84,11 +88,69 @@ def test_each_set_of_arms_is_one_use_of_the_test_split_however_often_it_is_judge
     assert not (bench.evalset.path / "decisions").exists(), "only accepting a decision writes there"
 
 
-def test_other_test_judgements_are_another_test_split(tmp_path):
-    assert open_bench(tmp_path).count_test_use(["a"]) == 1
-    qrels = tmp_path / "evalsets" / "tiny" / "qrels" / "test.tsv"
+def test_the_same_arms_by_another_seed_are_another_use(tmp_path):
+    assert [open_bench(tmp_path, seed=seed).count_test_use(["a"]) for seed in (0, 1, 2, 1, 0)] == [1, 2, 3, 2, 1]
+
+
+def without_questions(folder, n):
+    """Leave out the first n questions of test."""
+    qrels = folder / "qrels" / "test.tsv"
+    head, *rows = qrels.read_text(encoding="utf-8").splitlines()
+    gone = list(dict.fromkeys(row.split("\t")[0] for row in rows))[:n]
+    kept = [row for row in rows if row.split("\t")[0] not in gone]
+    qrels.write_text("\n".join([head, *kept]) + "\n", encoding="utf-8")
+
+
+def rename_questions(folder):
+    """Questions of test that nobody has been asked."""
+    for path in (folder / "queries.jsonl", folder / "qrels" / "test.tsv", folder / "qrels" / "dev.tsv"):
+        path.write_text(re.sub(r"\bq(\d\d)\b", r"new\1", path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def another_grade(folder):
+    qrels = folder / "qrels" / "test.tsv"
     qrels.write_text(qrels.read_text(encoding="utf-8").replace("\t2\n", "\t3\n", 1), encoding="utf-8")
-    assert open_bench(tmp_path).count_test_use(["a"]) == 1
+
+
+def a_line_end(folder):
+    qrels = folder / "qrels" / "test.tsv"
+    qrels.write_text(qrels.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("change", "use"),
+    [
+        (another_grade, 4),
+        (a_line_end, 4),
+        (lambda folder: without_questions(folder, 1), 4),
+        (lambda folder: without_questions(folder, 40), 4),
+        (rename_questions, 1),
+    ],
+    ids=["a grade", "a line end", "a question left out", "most left out", "new questions"],
+)
+def test_only_new_questions_make_a_test_split_that_nobody_has_looked_at(tmp_path, change, use):
+    """Judgements that are mended and items that are left out once scores are known give no alpha back."""
+    bench = open_bench(tmp_path)
+    assert [bench.count_test_use([arm]) for arm in "abc"] == [1, 2, 3]
+    change(tmp_path / "evalsets" / "tiny")
+    changed = open_bench(tmp_path)
+    assert f"use {use} of this test split" in changed.power().caption or use == 1
+    assert [changed.count_test_use([arm]) for arm in "aba"] == [use, use + 1, use]
+    assert [open_bench(tmp_path).count_test_use([arm]) for arm in "ad"] == [use, use + 2]
+
+
+def test_uses_of_another_split_of_the_same_questions_count_in_another_clone_too(tmp_path):
+    """The items of the accepted decision are committed with its scores, and the list of uses with them."""
+    bench = open_bench(tmp_path, reference="")
+    dev, _, test, decision = judge(bench, bench.prepare())
+    bench.gate(decision, test, dev)
+    record = RunRecord(bench.folder, "running", "retrieval", "ci", parameters={"evalset": "tiny"})
+    close_run(record, SystemClock(), status="done", gate="new")
+    accept(project(tmp_path), "retrieval", reason="first", clock=SystemClock())
+    shutil.rmtree(tmp_path / "data", ignore_errors=True)
+    shutil.rmtree(project(tmp_path).cache, ignore_errors=True)
+    another_grade(tmp_path / "evalsets" / "tiny")
+    assert open_bench(tmp_path).count_test_use(decision.arms) == 2
 
 
 def test_the_fingerprint_names_every_input(bench):

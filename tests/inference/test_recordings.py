@@ -44,6 +44,24 @@ def test_committed_recordings_are_written_as_they_were_read(path: Path) -> None:
     assert len(Recordings(path)) == len(lines) > 0
 
 
+def test_answers_that_were_given_are_there_again_for_the_next_without_reading_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    first = Recordings(path, live=True)
+    for text in ("one", "two"):
+        first.add(asking("q"), "i", answer(text))
+    strict = Recordings(path)
+    path.unlink()
+    for recordings in (strict.unused(), strict.unused(), strict):
+        assert [recordings.take(asking("q")).text for _ in range(2)] == ["one", "two"]
+        with pytest.raises(RecordingMiss):
+            recordings.take(asking("q"))
+    given, idle = strict.read_sha256(), strict.unused()
+    assert idle.read_sha256() != given
+    other = first.unused()
+    other.add(asking("q"), "i", answer("three"))
+    assert (len(first), len(other)) == (2, 3)
+
+
 def test_recorders_that_begin_while_others_write_delete_nothing(tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
 

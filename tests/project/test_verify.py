@@ -547,6 +547,9 @@ def test_decisions_of_this_repository_stand(name: str) -> None:
     assert contradicted == []
 
 
+QWEN, FILE_OF_QWEN = "local/qwen2.5-coder-0.5b", "local-qwen2.5-coder-0.5b.jsonl"
+
+
 @pytest.fixture
 def docs_qa(tmp_path: Path) -> Path:
     shutil.copytree(ROOT / "evalsets/docs_qa", tmp_path / "evalsets/docs_qa")
@@ -562,6 +565,27 @@ def test_a_swapped_recording_is_named_and_so_are_the_scores_that_it_changes(docs
     path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
     found = {c.name for c in verify(docs_qa / "evalsets/docs_qa/decisions/routing.json").of("contradicted")}
     assert {"input recordings of local/qwen2.5-coder-0.5b", "scores of local/qwen2.5-coder-0.5b@top2"} <= found
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "old", "new", "named"),
+    [
+        ("stack", f"recordings/{FILE_OF_QWEN}", '"output": ', '"output": 1', f"input recordings of {QWEN}"),
+        ("stack", "traffic.toml", "seed = ", "seed = 1", "input stream"),
+        ("stack", "decisions/caching.json", '"numbers": false', '"numbers": true', "input cache"),
+        ("quality", "judges.toml", 'prompt = """', 'prompt = """\n', "input judges.toml"),
+        ("retrieval", "decisions/retrieval.artefact", "hybrid_weighted", "full_text", "arm of retrieval.artefact"),
+    ],
+)  # fmt: skip
+def test_what_a_decision_was_put_together_from_is_named_where_it_changed(
+    docs_qa: Path, name: str, file: str, old: str, new: str, named: str
+) -> None:
+    path = docs_qa / "evalsets/docs_qa" / file
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+    found = {c.name for c in verify(docs_qa / f"evalsets/docs_qa/decisions/{name}.json").of("contradicted")}
+    assert named in found
 
 
 @pytest.mark.slow

@@ -80,6 +80,23 @@ def test_values_by_hand():
     assert value("well_formed", text="v1.2 and more", form=r"v\d+\.\d+") == 0
 
 
+@pytest.mark.parametrize(
+    ("text", "reference", "right"),
+    [
+        ("5", "-5", 0), ("-5.", "-5", 1), ("5", ".5", 0), ("'.5'", ".5", 1), ("0.5.", "0.5", 1), ("C++", "C", 0),
+        (".", ",", 0), ("?", "?", 1), ("<", ">", 0), ("<", "<", 1), ("none", "!", 0), ("A.", "a", 1), ("the", "a", 0),
+    ],
+)  # fmt: skip
+def test_what_is_left_of_an_answer_without_its_punctuation_is_never_nothing(text, reference, right):
+    assert value("exact", text=text, reference=reference) == right
+
+
+def test_a_reference_without_a_word_is_not_measured_by_words():
+    found = score_answers("arm", [MeasuredAnswer("q", "<", reference="<")], ["token_f1", "chrf"])
+    assert found["value"].to_list() == [None, 1.0]
+    assert found["error"].to_list() == ["item has no word in its reference", None]
+
+
 def test_what_cannot_be_measured_is_an_error_row_and_stays_in_the_table():
     answers = [
         MeasuredAnswer("q1", "a [x]", reference="a", relevant=("x",)),

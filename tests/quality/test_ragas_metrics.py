@@ -188,3 +188,22 @@ def test_what_cannot_be_scored_or_paid_is_refused_before_anything_is_asked(make)
     assert not model.requests
     with pytest.raises(BudgetExceeded):
         score(client, docs_qa(1), ["faithfulness"], max_cost_usd=1e-6)
+
+
+def test_a_second_judge_is_asked_itself_and_not_answered_by_the_first(make):
+    """ragas 0.4.3 keeps answers without who gave them: its cache hands the first judge's verdicts to the second."""
+    lenient, strict = MODEL, "openai/gpt-5.4-mini"
+
+    def verdict(request):
+        return answer(request).replace('"attributed": 1', f'"attributed": {int(request.model == lenient)}')
+
+    def judged(client):
+        judges = (lenient, strict)
+        return [score(client, docs_qa(1), ["context_recall"], model=judge)["value"][0] for judge in judges]
+
+    client, model = make("judges", verdict)
+    assert judged(client) == [1.0, 0.0]
+    assert [request.model for request in model.requests] == [lenient, strict]
+    replay, silent = make("judges", live=False)
+    assert judged(replay) == [1.0, 0.0]
+    assert not silent.requests

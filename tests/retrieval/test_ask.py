@@ -18,10 +18,11 @@ from workbench.retrieval.ask import (
 from workbench.retrieval.chunking import ByStructure
 from workbench.retrieval.fitting import fit_arms
 from workbench.retrieval.indexing import FullTextIndex, HnswSq
+from workbench.retrieval.reuse import FoundBefore
 from workbench.retrieval.searcher import Searcher
 from workbench.retrieval.strategies import Arm, Hybrid, Vector
 from workbench.retrieval.systems import SystemArm
-from workbench.retrieval.tenant import FoundBefore, OneOf
+from workbench.retrieval.tenant import OneOf
 
 
 @pytest.fixture(scope="module")
@@ -59,14 +60,15 @@ def test_hits_of_one_table_are_let_go_before_the_next_one_is_asked(bench, dev, a
     """In whatever order the arms come; their facts and answers stay in it."""
     other = make_arm("structure", "full_text", STRATEGIES["full_text"], embedder="minilm")
     candidates, held = [arms[HYBRID], other, arms[TEXT]], []
-    forget = FoundBefore.forget
+    release = FoundBefore.release
 
     def counted(self):
         held.append({key[0] for key in self._found})
-        forget(self)
+        release(self)
 
-    monkeypatch.setattr(FoundBefore, "forget", counted)
+    monkeypatch.setattr(FoundBefore, "release", counted)
     scored = ask(bench, dev, *candidates)
+    assert held.pop() == set(), "and at the end nothing is held"
     tables = {bench.searcher.table_name(arm): arm for arm in candidates}.values()
     tenants = {query.tenant_id for query in dev.queries}
     assert held == [{id(bench.searcher.handle(arm, tenant)) for tenant in tenants} for arm in tables]

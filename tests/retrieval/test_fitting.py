@@ -8,6 +8,7 @@ import pytest
 from tests.retrieval.tiny import open_bench
 from workbench.records import Hit
 from workbench.retrieval.fitting import FOLDS, FittedArm, fit_arms, fit_weight
+from workbench.retrieval.lance import LanceRows
 from workbench.retrieval.metrics import measure, rank, with_grades
 from workbench.retrieval.rerank import LearnedRanker
 from workbench.retrieval.strategies import Hybrid, Question, Weighted
@@ -45,6 +46,24 @@ def fitted(bench, dev):
     arms, unfit = fit_arms(searcher, ["whole"], NAMES, dev, embedder="minilm")
     assert unfit == {}
     return dict(zip(NAMES, arms, strict=True)), searcher.asked
+
+
+def test_what_a_fit_found_is_not_searched_for_again_on_dev(tmp_path, monkeypatch):
+    bench, made = open_bench(tmp_path, strategies=["hybrid_rrf", "hybrid_weighted"]), []
+    for name in ("nearest", "matching"):
+        search = getattr(LanceRows, name)
+        monkeypatch.setattr(
+            LanceRows,
+            name,
+            lambda self, *given, search=search, **knobs: made.append(1) or search(self, *given, **knobs),
+        )
+    arms = bench.prepare()
+    assert len(made) >= 2 * len(bench.evalset.split("dev").queries)
+    made.clear()
+    dev = bench.score(arms, "dev")
+    assert made == []
+    assert all(len(answers.latency_ms) == len(dev.part.queries) for answers in dev.answers.values())
+    assert min(min(answers.latency_ms.values()) for answers in dev.answers.values()) > 0
 
 
 def test_fitting_never_sees_a_test_question(bench, dev, fitted):

@@ -7,8 +7,9 @@ from tests.retrieval.tables import natural_rows, open_store, row
 from workbench.errors import StoreError
 from workbench.records import Hit
 from workbench.retrieval.indexing import Hnsw
+from workbench.retrieval.reuse import FoundBefore
 from workbench.retrieval.strategies import RRF, Hybrid, Question, Vector, Weighted
-from workbench.retrieval.tenant import Equals, FoundBefore, Fusion
+from workbench.retrieval.tenant import Equals, Fusion
 
 FUSIONS = (RRF(), RRF(1), Weighted(), Weighted(0.3), Weighted(1.0))
 IDS = ("a", "B", "Z", "é", "ß", "_", "10", "9", "a-b", "ab", "A", "日", "🙂", "b c")

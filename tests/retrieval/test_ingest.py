@@ -49,6 +49,20 @@ def bench(request, tmp_path):
     return Bench(tmp_path, request.param)
 
 
+def test_documents_of_several_tables_are_hashed_once(tmp_path, monkeypatch):
+    hashed, own, digests = [], Document.content_hash.fget, {}
+    monkeypatch.setattr(Document, "content_hash", property(lambda self: hashed.append(self.doc_id) or own(self)))
+    one, other = Bench(tmp_path / "one"), Bench(tmp_path / "other")
+    changed = replace(corpus()[7], text="another text")
+    for bench in (one, other):
+        assert bench.ingest(corpus(), digests=digests).added == 100
+    assert len(hashed) == 100
+    assert other.ingest([*corpus()[:7], changed, *corpus()[8:]], digests=digests).changed == 1
+    assert hashed[100:] == ["d7"]
+    assert other.ingest(corpus(), chunker=WholeDocument(), digests=digests).changed == 100
+    assert one.store.for_tenant("a").document_hashes() != other.store.for_tenant("a").document_hashes()
+
+
 def test_every_document_is_there_with_all_its_chunks(bench):
     report = bench.ingest(corpus())
     assert report.added == len(bench.whole()) == 100

@@ -9,6 +9,7 @@ import pytest
 from tests.retrieval.tiny import TEXT, judge, open_bench
 from workbench.errors import ConfigError, SplitError
 from workbench.retrieval.ask import our_arm
+from workbench.retrieval.indexing import HnswSq
 from workbench.retrieval.passages import (
     ARTEFACT,
     WIDEST,
@@ -19,6 +20,7 @@ from workbench.retrieval.passages import (
     passages_table,
 )
 from workbench.retrieval.searcher import Searcher
+from workbench.retrieval.strategies import Arm, Vector
 
 LOST = 0.1
 
@@ -146,3 +148,38 @@ def test_leaving_relevant_documents_out_of_the_results_is_as_if_they_were_not_th
         other.prepare(arm)
         assert nearest(arm, query, relevant)[1] == pytest.approx(other.nearest(arm, query)[0], abs=1e-6)
         assert nearest(arm, query, relevant)[0] >= nearest(arm, query, relevant)[1]
+
+
+def test_what_an_arm_found_already_is_not_searched_for_again(tmp_path, monkeypatch) -> None:
+    """Only an arm that searches with knobs of its own is asked once more, as one that serves would be."""
+    knobs = Arm("with knobs", Vector(HnswSq(), ef=150))
+    bench = open_bench(tmp_path)
+    bench.searcher.prepare(knobs)
+    arms, searched = [*bench.prepare(), knobs], list[str]()
+    parts = {split: bench.score(arms, split) for split in ("dev", "test")}
+    assert set(parts["dev"].nearest) == set(parts["test"].nearest) == {arm.name for arm in arms[:-1]}
+    asked: dict[tuple[str, str, str], tuple[float, float]] = {
+        (split, arm.name, query.query_id): bench.searcher.nearest(arm, query, scored.part.relevant(query.query_id))
+        for split, scored in parts.items()
+        for arm in arms[:-1]
+        for query in scored.part.queries
+    }
+    found = {
+        (split, arm, query): near
+        for split, scored in parts.items()
+        for arm, by_query in scored.nearest.items()
+        for query, near in by_query.items()
+    }
+    assert found == asked
+
+    def counted(_self: Searcher, arm: Arm, *_: object) -> tuple[float, float]:
+        searched.append(arm.name)
+        return 0.5, 0.5
+
+    monkeypatch.setattr(Searcher, "nearest", counted)
+    finalists = bench.finalists(parts["dev"])
+    decision = bench.decide(parts["test"], finalists)
+    for arm in arms:
+        bench.passages(replace(decision, arm=arm.name), parts["dev"], parts["test"])
+    asked_twice = [query for scored in parts.values() for query in scored.part.queries]
+    assert searched == [knobs.name] * len(asked_twice)

@@ -10,8 +10,9 @@ from workbench.evaluation.decision import ArmFacts, make_claims
 from workbench.records import Hit, Query, Rule
 from workbench.retrieval.ask import ask, score
 from workbench.retrieval.metrics import RUN_SCHEMA, rank
+from workbench.retrieval.reuse import FoundBefore, NotSearched
 from workbench.retrieval.tables import SHOWN_METRICS, score_table
-from workbench.retrieval.tenant import ChunkHit, FoundBefore
+from workbench.retrieval.tenant import ChunkHit
 
 QUERIES = [
     Query("q1", "one", "a", cluster="c", style="vague"),
@@ -64,6 +65,39 @@ def test_a_search_that_arms_share_is_made_once_and_its_time_is_part_of_the_laten
     assert min(*one.latency_ms.values(), *other.latency_ms.values()) > 29
     ask("third", shared, QUERIES[:2], found=found)
     assert len(made) == 4, "nothing is kept after the block"
+
+
+def test_what_was_found_ahead_is_not_searched_for_again_until_it_was_asked_for_or_is_forgotten():
+    found, made = FoundBefore(), []
+    hits = [ChunkHit("c1", "d1", 0, 0.1 + 0.2), ChunkHit("c2", "d1", 70_000, -1e-300)]
+
+    def search():
+        made.append(time.sleep(0.01))
+        return list(hits)
+
+    def searches(key):
+        before = len(made)
+        assert found.once(key, search) == hits
+        return len(made) - before
+
+    with found.ahead():
+        assert [searches(key) for key in ("one", "other")] == [1, 1]
+    assert searches("one") == 1, "what serves users is searched for"
+    with found.shared():
+        assert searches("one") == 0
+        assert found.saved_ms > 9
+        with found.without_searching():
+            assert searches("one") == 0
+            with pytest.raises(NotSearched):
+                found.once("third", search)
+        assert searches("third") == 1
+    with found.shared():
+        assert [searches(key) for key in ("one", "other")] == [1, 0]
+    with found.ahead():
+        searches("fourth")
+    found.forget()
+    with found.shared():
+        assert searches("fourth") == 1
 
 
 def test_a_fault_of_our_own_ends_the_run():

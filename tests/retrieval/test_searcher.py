@@ -31,6 +31,22 @@ class LimitedEmbedder(HashEmbedder):
     max_tokens = 8
 
 
+class RestingEmbedder:
+    """Keeps what it was asked to embed, and can rest."""
+
+    encoder_id, dimension = "resting", 16
+
+    def __init__(self):
+        self.embedded = []
+
+    def embed(self, texts):
+        self.embedded += texts
+        return HashEmbedder(self.dimension).embed(texts)
+
+    def rest(self):
+        pass
+
+
 def documents(n=40):
     return [
         Document(f"{tenant}{i}", f"word{i} " + " ".join(f"w{(i * j) % 7}" for j in range(i % 12)), tenant_id=tenant)
@@ -82,6 +98,23 @@ def test_arms_of_one_table_find_what_they_would_find_alone_though_what_they_shar
             saved = searcher.found.saved_ms
             assert searcher.search(arm, asked, 10) == alone
             assert searcher.found.saved_ms == saved, "what serves users makes every search"
+
+
+def test_who_judges_by_no_times_takes_the_vectors_and_times_of_the_questions_as_they_were_made(tmp_path):
+    queries = [Query(str(i), text, "big") for i, text in enumerate(("word3 w1", "w2 w5", "word3 w1"))]
+    found = []
+    for as_before, more in ((True, []), (True, [Query("3", "another")]), (False, [])):
+        searcher = make(tmp_path, embedder=RestingEmbedder())
+        searcher.embed([VECTOR], [*queries, *more], as_before=as_before)
+        embedded = list(searcher.embedders["minilm"].embedded)
+        vectors = [searcher.question(VECTOR, query).vector.tobytes() for query in queries]
+        found.append((embedded, vectors, [searcher.embedding_ms(VECTOR, query) for query in queries]))
+        assert searcher.embedders["minilm"].embedded == embedded
+    (first, *_), (second, *_), (fresh, *_) = found
+    assert (first, second, fresh) == (["plan", "word3 w1", "w2 w5"], ["another"], first)
+    assert found[0][1:] == found[1][1:]
+    assert found[2][1] == found[0][1]
+    assert found[2][2] != found[0][2], "a run that judges by times measures them"
 
 
 def test_whatever_rows_or_indices_depend_on_names_another_table(searcher, tmp_path):

@@ -1,4 +1,5 @@
 import json
+import math
 from decimal import Decimal
 
 import ir_measures
@@ -49,6 +50,18 @@ def test_a_run_is_measured_in_the_order_of_its_scores_however_close_they_are(tmp
     hits = [ir_measures.ScoredDoc("q", d, s) for d, s in zip("zmkca", scores, strict=True)]
     theirs = ir_measures.calc_aggregate([nDCG @ 10, RR @ 10], [ir_measures.Qrel("q", "z", 1)], hits)
     assert [float(v[0]) for v in ours.values()] == [theirs[nDCG @ 10], theirs[RR @ 10]] == [1.0, 1.0]
+
+
+def test_probabilities_that_single_precision_takes_for_one_keep_their_order(tmp_path):
+    """pytrec-eval-terrier 0.5.11 does not: to it these are ties, which go by id."""
+    scores = [1 / (1 + math.exp(-logit)) for logit in (20, 19.5, 19, 18.5, 18)]
+    hits = [("q", d, s) for d, s in zip("abcde", scores, strict=True)]
+    (tmp_path / "mine.run").write_text("".join(f"{q} Q0 {d} 1 {s!r} ce\n" for q, d, s in hits))
+    assert measure_all(read_run(tmp_path / "mine.run"), {"q": {"a": 1}}, ["mrr@10"])["mrr@10"].tolist() == [1.0]
+    theirs = ir_measures.calc_aggregate(
+        [RR], [ir_measures.Qrel("q", "a", 1)], [ir_measures.ScoredDoc(*h) for h in hits]
+    )
+    assert theirs[RR] == 0.2
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet", ".jsonl"])
@@ -132,6 +145,17 @@ def test_ranks_that_contradict_the_scores_are_told(tmp_path, name):
     run, (note,) = run_of(tmp_path, text, name)
     assert rows(run)[0] == ("q1", "b", 1)
     assert f"{name}: of 1 of 2 questions the ranks contradict the scores, first 'q1'" in note
+
+
+@pytest.mark.parametrize(("scores", "told"), [((2, 0, 0), True), ((2, 0, -1), False), ((2, 1, 1e-9), False)])
+def test_hits_that_match_nothing_are_told(tmp_path, scores, told):
+    """bm25s 0.3.16 fills up to k with documents that share no word with the question, at score 0."""
+    hits = zip(("q1", "q1", "q2"), "aba", scores, strict=True)
+    run, notes = run_of(tmp_path, "".join(f"{q} Q0 {d} 1 {s} x\n" for q, d, s in hits), "mine.run")
+    assert len(run) == 3
+    assert [note.partition(";")[0] for note in notes] == [
+        "mine.run: 2 hits have score 0, those of 2 questions, first 'q1'"
+    ] * told
 
 
 def test_a_tsv_with_a_header_is_a_table(tmp_path):

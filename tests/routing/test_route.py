@@ -302,10 +302,11 @@ def accept(folder: Path, router: Router, **changed) -> Settings:
     } | dict(changed.pop("inputs", {}))
     inputs = {name: value for name, value in inputs.items() if value is not None}
     rule = Rule("correctness", "usd_per_1k_requests", ARMS[1], 0.05, 0.95)
-    claim = Claim("by_feature", {}, "holds", 1, 1, 1, 0, 0, 0, 1, None, 1.0, 80, 40, 9)
+    parameters = dict(changed.pop("parameters", {"kind": "Router", "sha256": router.sha256}))
+    claim = Claim("by_feature", parameters, "holds", 1, 1, 1, 0, 0, 0, 1, None, 1.0, 80, 40, 9)
     whole = {
         "notebook": "routing", "question": "?", "profile": "ci", "rule": rule, "verdict": "chosen", "arm": "by_feature",
-        "parameters": {"kind": "Router", "sha256": router.sha256}, "sentence": "", "claims": (claim,), "n_items": 80,
+        "parameters": parameters, "sentence": "", "claims": (claim,), "n_items": 80,
         "n_clusters": 40, "items_needed": None, "test_uses": 1, "fingerprint": Fingerprint(inputs),
         "settings": {"embedder": "minilm"},
     }  # fmt: skip

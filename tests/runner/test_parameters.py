@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.notebooks.zoo import add_notebook, make_settings
@@ -53,6 +54,7 @@ def test_defaults_come_back_in_their_declared_types(tmp_path: Path) -> None:
         ("arms", "", []),
         ("arms", '["vector", "a,b"]', ["vector", "a,b"]),
         ("seed", "-1", -1),
+        ("arms", ("vector", "text"), ["vector", "text"]),  # papermill 2.7.0 writes a tuple as text
     ],
 )
 def test_text_of_a_command_line_becomes_the_declared_type(tmp_path: Path, name: str, given: Any, value: Any) -> None:
@@ -78,6 +80,10 @@ def test_text_of_a_command_line_becomes_the_declared_type(tmp_path: Path, name: 
         ("arms", [1, 2]),
         ("arms", {"a": 1}),
         ("arms", '["vector"'),
+        ("rerank", np.False_),
+        ("limit", np.int64(5)),
+        ("margin", np.float32(0.5)),
+        ("arms", (1, 2)),
     ],
 )
 def test_value_that_does_not_fit_is_refused_with_name_type_and_value(tmp_path: Path, name: str, given: Any) -> None:

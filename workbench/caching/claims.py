@@ -26,8 +26,9 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import betaln, gammaln
 
-from workbench.caching.certify import Certificate, Counts, korn_graubard
+from workbench.caching.certify import POWER, Certificate, Counts, clopper_pearson, korn_graubard
 from workbench.caching.guard import Guard
 from workbench.caching.verifiers import LATER, Later, VerifierUsed
 from workbench.codec import NEUTRAL
@@ -160,6 +161,33 @@ def families_needed(limit: PairLimit, confidence: float = 0.95) -> int:
     while high(most) > limit.share:
         most *= 2
     return bisect_left(range(most), -limit.share, lo=MIN_CLUSTERS, key=lambda m: -high(m))
+
+
+def most_on_dev(limit: PairLimit, dev: int, test: int, confidence: float = 0.95) -> int:
+    """How many of ``dev`` pairs that must differ a threshold may serve, if ``test`` others are to show it good enough.
+
+    A count is what it says. A share must be kept by the upper bound on test, which a threshold that just keeps it on
+    dev misses more often than not: so few may be served that test is passed with probability `POWER`, by what dev tells
+    of the share (Jeffreys prior, beta-binomial); none where even that does not reach it.
+
+    >>> [most_on_dev(PairLimit(share=0.02), 480, test, 0.97) for test in (100, 350, 1000)]
+    [0, 1, 3]
+    >>> most_on_dev(PairLimit(count=2), 480, 350)
+    2
+    """
+    most = limit.most(dev)
+    if limit.share is None or not test or not most:
+        return most
+    served = np.arange(test + 1.0)
+    # none served shows no more than one served would, see `bounds_of_pairs`
+    high = clopper_pearson(np.maximum(served, 1), np.full(test + 1, float(test)), confidence)[1]
+    passed = served[high <= limit.share]
+    found = np.arange(most + 1)[:, None]
+    chance = np.exp(
+        gammaln(test + 1) - gammaln(passed + 1) - gammaln(test - passed + 1)
+        + betaln(found + passed + 0.5, dev - found + test - passed + 0.5) - betaln(found + 0.5, dev - found + 0.5)
+    ).sum(1)  # fmt: skip
+    return max((int(k) for k in np.flatnonzero(chance >= POWER)), default=0)
 
 
 @dataclass(frozen=True, slots=True)

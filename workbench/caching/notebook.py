@@ -98,6 +98,7 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
     title = "Caching: whether to cache, and how closely questions must match"
     parameters_class = CachingParameters
     items = "requests"
+    items_last = False  # requests are named by their places
     rule_shown = RULE_SHOWN
     cost_note = (
         "The rate is that of the hits which similarity decided: false hits by hits. Differences are those of the "

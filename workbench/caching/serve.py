@@ -14,6 +14,8 @@ from workbench.caching.guard import Guard, make_guard
 from workbench.caching.verifiers import FITTED, MODEL, FittedCheck, Later, ModelVerifier, Verifier, load_callable
 from workbench.config import Settings
 from workbench.errors import ConfigError
+from workbench.evaluation.consistency import require_served
+from workbench.evaluation.in_use import read_artefact
 from workbench.inference.client import Client
 from workbench.inference.embedding import Embedder, load_embedder
 from workbench.inference.prices import project_prices
@@ -55,6 +57,7 @@ def load_semantic(
     decision = Decision.accepted(folder, "caching")
     if why := _refusal(decision, accept_provisional):
         raise ConfigError(f"the caching decision of {evalset!r} does not turn a semantic cache on: {why}")
+    require_served(decision, folder)
     chosen = decision.parameters
     guard = None if chosen["guard"] is None else _guard(**chosen["guard"])
     embedder = embedder or load_embedder(decision.settings["embedder"], settings)
@@ -87,8 +90,7 @@ def load_verifier(
     name = used["name"]
     found: Verifier | None = None
     if name == FITTED:
-        path = folder / "decisions" / "caching.artefact"
-        saved = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        saved = read_artefact(folder / "decisions" / "caching.artefact")
         if FITTED in saved:
             found = FittedCheck(FittedVerifier.load(saved[FITTED]), embedder.embed)
     elif name.startswith(MODEL):

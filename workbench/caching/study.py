@@ -8,7 +8,7 @@ import numpy.typing as npt
 import polars as pl
 
 from workbench.caching.certify import CONFIRM_STEP, GRID, Certificate, Counts, count
-from workbench.caching.claims import CacheArm, CacheResult, PairsServed, bounds_of_pairs, rate_of
+from workbench.caching.claims import CacheArm, CacheResult, PairsServed, bounds_of_pairs, most_on_dev, rate_of
 from workbench.caching.guard import GRAVE, Guard, make_guard
 from workbench.caching.replay import Block, Replay, ShadowHits, replay, serve_nothing
 from workbench.caching.verifiers import Allows, Checks, Later, LaterChecks, VerifierUsed, check_name
@@ -199,7 +199,8 @@ class CacheStudy:
     def lowest(self, guard: Allows | None, semantic: Semantic) -> float:
         """Lowest threshold of the grid at which the dev pairs that must differ keep their limit.
 
-        Where it is a share, none of a grave kind may be served at all.
+        Where it is a share, none of a grave kind may be served at all, and so few of the others that the test pairs
+        can be expected to show it.
 
         Raises
         ------
@@ -210,7 +211,7 @@ class CacheStudy:
         labelled = (p.pair_id for p, used in zip(self.pairs, chosen, strict=True) if used)
         require_dev(labelled, {p.pair_id for p in self.pairs if p.split == "dev"}, "limiting a threshold by pairs")
         grave = chosen & np.array([p.kind in GRAVE and limit.share is not None for p in self.pairs], dtype=bool)
-        most = limit.most(int(chosen.sum()))
+        most = most_on_dev(limit, int(chosen.sum()), int(self.must_differ("test").sum()), self.confidence)
         let = zip(GRID, self.pairs_let(guard, semantic, GRID.tolist()), strict=True)
         fits = [t for t, (_, served) in let if (chosen & served).sum() <= most and not (grave & served).any()]
         return float(min(fits, default=np.inf))

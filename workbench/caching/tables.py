@@ -68,9 +68,12 @@ def contents_table(stream: RequestStream, pairs: Sequence[Pair], parts: Sequence
             (name, len(asked), len(set(asked)), len(set(stream.tenants[part])), len(set(stream.clusters[part])))
         )
     names = ("part", "requests", "distinct texts", "tenants", "clusters")
-    differ = sum(not p.same_answer for p in pairs)
+    kept = [p for p in pairs if p.split != "spent"]
+    differ, spent = sum(not p.same_answer for p in kept), len(pairs) - len(kept)
     what = "The synthetic stream (drawn from traffic.toml, asked by no one)" if stream.synthetic else "The stream"
-    return Table.of(names, rows, f"{what}, and {counted(len(pairs), 'labelled pair')} of which {differ} must differ")
+    further = f"; {spent:,} more are spent: a guard was changed after they were seen" if spent else ""
+    told = f"{what}, and {counted(len(kept), 'labelled pair')} of which {differ:,} must differ{further}"
+    return Table.of(names, rows, told)
 
 
 def semantic_table(shadows: dict[str, ShadowHits], clusters: np.ndarray, part: slice) -> Table:

@@ -55,6 +55,10 @@ class Split:
         """Cluster of each query id: the unit that is resampled."""
         return {q.query_id: q.cluster for q in self.queries}
 
+    def relevant(self, query_id: str) -> set[str]:
+        """Documents that answer a question."""
+        return {doc_id for doc_id, grade in self.qrels[query_id].items() if grade > 0}
+
     def require_dev(self, doing: str) -> None:
         """Refuse questions that are not of dev; ``doing`` names what dev alone may do.
 

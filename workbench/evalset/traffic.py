@@ -94,6 +94,8 @@ class Pair:
     """Two questions and whether one answer serves both.
 
     ``kind`` names what makes the pair hard, ``batch`` the later writing that it belongs to ("" for the first).
+    ``split`` is ``dev`` (chooses a threshold and teaches a verifier), ``test`` (shows what is claimed), or ``spent``:
+    after a test pair was seen and a guard was changed, it only tells which requests may share an answer.
     """
 
     pair_id: str
@@ -269,8 +271,8 @@ def _query_pair(row: Mapping[str, Any]) -> Pair:
     if not (isinstance(a, str) and isinstance(b, str) and a.strip() and b.strip()):
         raise Unusable('"query_a" and "query_b" must be texts that are not empty')
     same, split = truth("same_answer", row.get("same_answer")), row.get("split") or "test"
-    if split not in ("dev", "test"):
-        raise Unusable(f'"split" must be dev or test, found {shown(split)}')
+    if split not in ("dev", "test", "spent"):
+        raise Unusable(f'"split" must be dev, test or spent, found {shown(split)}')
     key = id_text("id", row.get("id")) or content_hash(a, b)[:12]
     kind, cluster, tenant, batch = (
         name_text(name, row.get(name)) for name in ("kind", "cluster", "tenant_id", "batch")

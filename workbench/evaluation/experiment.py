@@ -17,11 +17,12 @@ from workbench.config import Settings, SystemClock, load_settings
 from workbench.errors import ConfigError
 from workbench.evalset.evalset import HUB, Evalset, Load, load_evalset, require_dev
 from workbench.evalset.gates import ASSUMED_REQUESTS, GatePolicy
+from workbench.evaluation.consistency import beside_differs, differences, rule_again
 from workbench.evaluation.decision import ArmFacts, Outcome, decide, make_claims
 from workbench.evaluation.finalists import FINALIST, Finalists, beside, chosen_shares, require_arm, screen
 from workbench.evaluation.flips import Axis, flip_points, flips_table
 from workbench.evaluation.gate import Gate, account, check_gate
-from workbench.evaluation.in_use import TEST_INPUTS, anchor_path, decision_path, note_test_use, with_kept
+from workbench.evaluation.in_use import anchor_path, decision_path, name_use, split_uses, with_kept
 from workbench.evaluation.power import power_table
 from workbench.evaluation.provenance import build_parameters, deciding, parameter_inputs, provenance
 from workbench.evaluation.repeats import difference_note
@@ -126,6 +127,7 @@ class Experiment(Generic[P, S]):
     parameters_class: ClassVar[type[Any]]
     cost_note: ClassVar[str] = ""
     items: ClassVar[str] = "questions"  # what is asked, in sentences
+    items_last: ClassVar[bool] = True  # whether an item has the same name in another version of the test split
     rule_shown: ClassVar[tuple[str, ...]] = RULE_SHOWN  # settings of the policy that this notebook goes by
 
     def __init__(self, parameters: P, settings: Settings) -> None:
@@ -235,20 +237,13 @@ class Experiment(Generic[P, S]):
     def count_test_use(self, arms: Collection[str]) -> int:
         """Note that these arms were judged on this test split; returns which use of it this is, from 1.
 
-        A test split that is asked often enough says yes to something; new questions begin anew. The list of this
-        machine is in the cache; accepting a decision commits it beside the decision.
+        A test split that is asked often enough says yes to something. `split_uses` says what counts, and from where.
         """
-        mine = f"{self._test_split}{content_hash(*sorted(arms))[:8]}"
-        return self._uses(mine).index(mine) + 1
+        return self._uses(mine := name_use(self.inputs, arms)).index(mine) + 1
 
     def _uses(self, use: str = "") -> list[str]:
-        """Sets of arms that were judged on this test split, with this one."""
-        uses = note_test_use(self.settings, self.evalset.path, self.notebook, use)
-        return [known for known in uses if known.startswith(self._test_split)]
-
-    @property
-    def _test_split(self) -> str:
-        return content_hash(next((self.inputs[name] for name in TEST_INPUTS if self.inputs.get(name)), ""))[:8]
+        items, place = self.clusters("test") if self.items_last else (), (self.evalset.path, self.notebook)
+        return split_uses(self.settings, *place, self.inputs, items, use)
 
     def rate(self, name: str) -> float:
         """Dollars of one unit of what the arms' amounts count."""
@@ -359,11 +354,9 @@ class Experiment(Generic[P, S]):
 
         ``steps`` are further ones whose invariants are counted, such as the scores on dev.
         """
-        counts: dict[str, int | None] = {}
-        counted: list[Counted] = [test, *steps]
-        for step in counted:
-            for name, n in step.invariants.items():
-                counts[name] = n + (counts.get(name) or 0)
+        every: list[Counted] = [test, *steps]
+        counted = [pair for step in every for pair in step.invariants.items()]
+        counts: dict[str, int | None] = {name: sum(n for each, n in counted if each == name) for name, _ in counted}
         asked = replace(decision, claims=tuple(c for c in decision.claims if c.note != KEPT))
         gate = check_gate(
             self.accepted,
@@ -374,9 +367,16 @@ class Experiment(Generic[P, S]):
             accounts=account(test.rows, asked, self.clusters("test"), min_coverage=self.policy.min_coverage),
             soft=self.policy.soft,
             run=self.folder.name,
+            differs=self._differences(decision),
         )
         finish_run(self.folder, self.record, gate, asdict(decision.fingerprint))
         return gate
+
+    def _differences(self, decision: Decision) -> list[str]:
+        if self.accepted is None or not self.rechecks:
+            return []
+        path, policy = decision_path(self.evalset.path, self.notebook), self.rule(self.accepted.rule.reference)
+        return [*differences(self.accepted, decision, policy), *beside_differs(path, self.accepted, self.folder)]
 
 
 class PairedExperiment(Experiment[Q, S], ABC):
@@ -419,10 +419,11 @@ class PairedExperiment(Experiment[Q, S], ABC):
         scores = dev.of(self.policy.metric)
         require_dev(scores["item_id"].unique(), self.clusters("dev"), "picking finalists")
         if accepted is not None and self.rechecks:
-            roles = dict.fromkeys(accepted.arms, FINALIST) | self._roles(accepted.rule.reference, names)
-            stored = (accepted.rule.anchor, accepted.rule.reference)  # their scores are kept
+            rule = rule_again(accepted.rule, self.rule(accepted.rule.reference))
+            roles = dict.fromkeys(accepted.arms, FINALIST) | self._roles(rule.reference, names)
+            stored = (rule.anchor, rule.reference)  # their scores are kept
             kept = {n: roles[n] for n in accepted.arms if n in names or n not in stored}
-            return Finalists(accepted.rule, kept, scores)
+            return Finalists(rule, kept, scores)
         require_arm(asked, names)
         rule = self.rule(asked or (accepted.arm if accepted else ""))
         roles, n = self._roles(rule.reference, names), len(set(self.clusters("test").values()))

@@ -17,6 +17,7 @@ from workbench.records import Decision, GateStatus
 from workbench.rendering.numbers import counted
 
 SAME = 1e-9
+NAMED = 3
 # A new build lies further than four standard deviations of eight builds from their mean in 0.7 % of cases, where means
 # are normal: (x - mean) / (sd * sqrt(1 + 1/8)) has Student's t-distribution with 7 degrees of freedom.
 MIN_REBUILDS = 8
@@ -89,6 +90,7 @@ def check_gate(
     accounts: Sequence[GateClaim] = (),
     soft: Collection[GateStatus] = (),
     run: str = "",
+    differs: Sequence[str] = (),
 ) -> Gate:
     """Compare a run with the accepted decision.
 
@@ -106,6 +108,8 @@ def check_gate(
         Statuses for which the policy asks for exit code 0; they are shown all the same.
     run : str
         Folder name of this run, for the command that accepts it.
+    differs : sequence of str
+        What the accepted decision says otherwise than this run found; it counts where inputs and scores are the same.
     """
     claims = [*(_invariant(name, n) for name, n in invariants.items()), *accounts]
     if accepted is None:
@@ -121,9 +125,20 @@ def check_gate(
         )
         claims.append(GateClaim("generalisation", now.arm, "stale", other))
     else:
-        claims += _sameness(accepted, now, accepted_scores, scores)
-        claims.append(_generalisation(accepted, now))
+        same = _sameness(accepted, now, accepted_scores, scores)
+        claims += [*same, _generalisation(accepted, now)]
+        if differs and all(c.status in ("identical", "holds") for c in same):
+            claims.append(_edited(accepted, differs))
     return _worst(claims, soft)
+
+
+def _edited(accepted: Decision, differs: Sequence[str]) -> GateClaim:
+    """The file of the decision does not say what its own inputs and scores give."""
+    more = f"; and {len(differs) - NAMED} more" if len(differs) > NAMED else ""
+    told = "The file of the accepted decision says otherwise than its inputs and scores give: "
+    told += f"{'; '.join(differs[:NAMED])}{more}. Restore it as it was accepted, or accept a run anew. To see all that "
+    told += f"is wrong: workbench verify {accepted.evalset}/{accepted.notebook}"
+    return GateClaim("sameness", accepted.arm, "broken", told)
 
 
 def gate_of_counts(counts: Mapping[str, int | None]) -> Gate:

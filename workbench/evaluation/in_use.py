@@ -1,15 +1,21 @@
 """What is in use: the accepted decision and the anchor, with their scores, and the arms that were judged on test."""
 
-from collections.abc import Mapping
+import glob
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
+from workbench.codec import from_json
 from workbench.config import Settings
+from workbench.errors import ConfigError
 from workbench.evaluation.decision import ArmFacts
-from workbench.records import Decision
+from workbench.records import Decision, content_hash
 
 TEST_INPUTS = ("qrels/test", "outcomes", "stream")  # what a notebook judges on, the first that it has
+SAME_SPLIT = 0.5  # a split that holds this share of items that were judged before is no new one
+FIRST_SEED = "0"  # the default of every notebook, as its fingerprint says it
 KEPT_ORDER = 1000  # arms that a run cannot ask stand behind those that it can
 
 
@@ -33,6 +39,84 @@ def note_test_use(settings: Settings, evalset: Path, notebook: str, use: str = "
     local.parent.mkdir(parents=True, exist_ok=True)
     local.write_text("\n".join(uses) + "\n", encoding="utf-8")
     return uses
+
+
+def read_artefact(path: Path) -> dict[str, Any]:
+    """What an accepted decision is served with, from the file beside it.
+
+    Raises
+    ------
+    ConfigError
+        If it is not there or cannot be read, with what to do.
+    """
+    notebook = path.stem
+    again = f"restore it as it was accepted, or run and accept anew: workbench run {notebook}"
+    if not path.is_file():
+        raise ConfigError(f"{path} is missing, by which the {notebook} decision is served; {again}")
+    return from_json(dict, path.read_bytes(), f"{path}, by which the {notebook} decision is served, is none ({again})")
+
+
+def name_split(inputs: Mapping[str, str]) -> str:
+    """Name of a test split, of 8 digits: a hash of what a notebook judges on."""
+    return content_hash(next((inputs[name] for name in TEST_INPUTS if inputs.get(name)), ""))[:8]
+
+
+def name_use(inputs: Mapping[str, str], arms: Collection[str]) -> str:
+    """Name of a use: that of the test split, and a hash of the arms that are judged on it.
+
+    The same arms by another seed are another use: bounds are drawn, and who draws until they suit looks again.
+    """
+    seed = inputs.get("parameter seed", FIRST_SEED)
+    drawn = () if seed == FIRST_SEED else (f"seed {seed}",)
+    return f"{name_split(inputs)}{content_hash(*sorted(arms), *drawn)[:8]}"
+
+
+def split_uses(
+    settings: Settings,
+    evalset: Path,
+    notebook: str,
+    inputs: Mapping[str, str],
+    items: Collection[str],
+    use: str = "",
+) -> list[str]:
+    """Sets of arms that were judged on a test split, oldest first, with this one.
+
+    The list of this machine is in the cache; accepting a decision commits it beside the decision. What was judged on
+    another split counts here too if that one had half of these items: judgements that are mended, and questions that
+    are left out or moved, once scores are known, make no split that nobody has looked at.
+
+    Parameters
+    ----------
+    inputs : mapping of str to str
+        Inputs of a run.
+    items : collection of str
+        Items of its test split; none where they have no names that last, as requests of a stream.
+    """
+    split, folder = name_split(inputs), settings.cache / "test_uses"
+    known, mine = note_test_use(settings, evalset, notebook), set(items)
+    if mine and not any(each.startswith(split) for each in known):
+        before = _judged(folder, evalset, notebook)
+        same = [s for s, judged in before.items() if len(mine & judged) >= SAME_SPLIT * len(mine)]
+        counts = {s: [each for each in known if each.startswith(s)] for s in same}
+        for each in max(counts.values(), key=len, default=[]):
+            note_test_use(settings, evalset, notebook, f"{split}{content_hash(each)[:8]}")
+    if mine and use:
+        text = "\n".join(sorted(mine)) + "\n"
+        (folder / f"{evalset.name}-{notebook}.{split}.items").write_text(text, encoding="utf-8")
+    return [each for each in note_test_use(settings, evalset, notebook, use) if each.startswith(split)]
+
+
+def _judged(folder: Path, evalset: Path, notebook: str) -> dict[str, set[str]]:
+    """Items of each test split that was judged on this machine, or that an accepted decision rests on."""
+    out = dict[str, set[str]]()
+    for path in folder.glob(f"{glob.escape(f'{evalset.name}-{notebook}')}.*.items"):
+        out[path.suffixes[-2][1:]] = set(path.read_text(encoding="utf-8").splitlines())
+    for path in (decision_path(evalset, notebook), anchor_path(evalset, notebook)):
+        scores = path.with_suffix(".scores.parquet")
+        if path.is_file() and scores.is_file():
+            split = name_split(Decision.load(path).fingerprint.inputs)
+            out.setdefault(split, set()).update(pl.read_parquet(scores, columns=["item_id"])["item_id"])
+    return out
 
 
 def with_kept(

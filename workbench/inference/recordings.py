@@ -6,6 +6,7 @@ import shlex
 import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -82,6 +83,13 @@ class Recordings:
 
     def __len__(self) -> int:
         return sum(map(len, self._found.values()))
+
+    def unused(self) -> Self:
+        """The same answers, none of which was given yet; the files are not read again."""
+        other = copy(self)
+        other._found = defaultdict(list, {key: list(found) for key, found in self._found.items()})
+        other._used, other._read, other._lock = set(), set(), threading.Lock()
+        return other
 
     def count(self, request: Request, item_id: str = "") -> int:
         """How many answers to this request are recorded, for one item or for all."""

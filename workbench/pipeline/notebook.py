@@ -195,7 +195,8 @@ class PipelineExperiment(
             )
         hits = {row["query_id"]: row["doc_ids"] for row in recorded_rows(evalset, HITS)}
         found = {(q.text, q.tenant_id): hits[q.query_id] for q in evalset.queries if q.query_id in hits}
-        self.retrieval, self.asked = retrieval_amounts(evalset), tuple(dict.fromkeys(models))
+        self.retrieval, self.retrieval_usd = retrieval_amounts(evalset), retrieval_usd(evalset)
+        self.asked = tuple(dict.fromkeys(models))
         self._refuse_unrecorded(product(p.models, p.contexts), hits)
         self.rewriting = {by: self._rewriting(by, hits, prompts) for by in p.rewrites if by != OFF}
         for rewriting in self.rewriting.values():
@@ -272,10 +273,10 @@ class PipelineExperiment(
     def score(self, arms: Sequence[FlowArm], split: str) -> ScoredFlows:
         """Run every configuration on every question of one split, from the recordings."""
         part, rows, facts = self.evalset.split(split), list[tuple[Any, ...]](), list[ArmFacts]()
-        runs, repeats = dict[str, dict[str, FlowRun]](), self._repeats()
+        runs, repeats, recordings = dict[str, dict[str, FlowRun]](), self._repeats(), self._recordings()
         bar = Progress(f"{split} questions", len(arms) * len(part.queries) * repeats)
         for arm in arms:
-            tools = {"library": self.library, "client": self._client()}
+            tools = {"library": self.library, "client": self._client(recordings)}
             plan, runs[arm.name] = arm.plan.to_plain(), {}
             costs, used = [], Counter[str]()
             for repeat, query in product(range(repeats), part.queries):
@@ -304,17 +305,20 @@ class PipelineExperiment(
         """How often every recorded request was answered, by each model."""
         return max(min(Recordings(path).repeats for path in self._files()), 1)
 
-    def _client(self) -> Client:
-        """Client that gives each recorded answer once, and asks nothing."""
+    def _recordings(self) -> Recordings:
         first, *rest = self._files()
+        return Recordings(first, also=rest)
+
+    def _client(self, recordings: Recordings) -> Client:
+        """Client that gives each recorded answer once, and asks nothing."""
         routers = {name: route.routes for name, route in self.routes.items()}
-        return Client({}, Books(self.prices), recordings=Recordings(first, also=rest), routers=routers)
+        return Client({}, Books(self.prices), recordings=recordings.unused(), routers=routers)
 
     def cost_usd(self, run: FlowRun) -> float:
         """Dollars of one run: the tokens of its query and drafts, routing, and a retrieval if a draft is shown any."""
         nanos = sum(self.prices.cost_nanos(model, usage) for model, usage in _models_asked(run))
         routing = sum(self.routes[name].overhead_usd for name in _routed(run))
-        return nanos / 1e9 + routing + (retrieval_usd(self.evalset) if _is_shown(run) else 0.0)
+        return nanos / 1e9 + routing + (self.retrieval_usd if _is_shown(run) else 0.0)
 
     def amounts(self, run: FlowRun) -> dict[str, float]:
         """What one run uses of each thing that has a price, as `cost_usd` counts it."""

@@ -4,7 +4,6 @@ From the raw answers or outcomes to scores, from scores to claims, from claims t
 needs and is not committed is told, never passed over.
 """
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -30,7 +29,7 @@ from workbench.evaluation.experiment import KEPT, OBJECTIVE
 from workbench.evaluation.finalists import as_now, beside
 from workbench.evaluation.flips import CALL, FALSE_HIT, flip_points, former_units
 from workbench.evaluation.gate import account
-from workbench.evaluation.in_use import anchor_path
+from workbench.evaluation.in_use import anchor_path, read_artefact
 from workbench.inference.messages import Request
 from workbench.inference.prices import PriceTable
 from workbench.inference.recordings import FOLDER, Recorded, Recordings, is_copy, recordings_sha256
@@ -360,7 +359,7 @@ def _outcome(d: Decision, outcome: Outcome, told: str) -> Iterator[Checked]:
 def _from_outcomes(accepted: Accepted, raw: RawOutcomes) -> Iterator[Checked]:
     """Scores, cost and latency of every router that reads no vectors: routed anew over the raw outcomes."""
     part, beside_it = raw.outcomes.part("test"), accepted.path.with_suffix(".artefact")
-    names = json.loads(beside_it.read_text(encoding="utf-8")) if beside_it.is_file() else {}
+    names = read_artefact(beside_it)
     routers = {arm.name: arm.router for arm in model_arms(raw.outcomes.part("dev"))}
     routers |= {name: load_router(beside_it, name) for name in names}
     where, unseen = OUTCOMES if not raw.hashes else f"{FOLDER}/", list[str]()

@@ -14,17 +14,18 @@ from pathlib import Path
 import polars as pl
 
 from workbench.caching.guard import make_guard, rules_sha256
+from workbench.codec import to_json
 from workbench.config import Settings, load_settings
 from workbench.errors import ConfigError, MissingExtra, WorkbenchError
 from workbench.evalset.evalset import Evalset, load_evalset
 from workbench.evalset.files import read_parquet
 from workbench.evalset.outcomes import FILE as OUTCOMES
 from workbench.evalset.traffic import load_pairs, load_stream
-from workbench.evaluation.in_use import TEST_INPUTS, anchor_path, decision_path
+from workbench.evaluation.in_use import anchor_path, decision_path, name_split, name_use, read_artefact
 from workbench.evaluation.start import inputs_of
 from workbench.extras import DISTRIBUTION, VERSION, is_installed
 from workbench.inference.encoders import MiniLM
-from workbench.inference.prices import project_prices
+from workbench.inference.prices import Work, project_prices
 from workbench.project.history import History, gates_hashes, look_back
 from workbench.project.recompute import ASK_AGAIN, Accepted, Checked, beside_claims, judge, raw_outcomes, recompute
 from workbench.records import Decision, content_hash, file_hash
@@ -43,6 +44,7 @@ WRITTEN = {
 }  # fmt: skip
 # Inputs that only a run can compute.
 OF_ENCODER = ("weights", "encoder probe")
+JUDGES = "judges.toml"
 RECORDED = "recordings of "  # of the name of an input, before that of a model
 _SHA256 = re.compile("[0-9a-fA-F]{64}")
 
@@ -132,6 +134,7 @@ def verify(path: Path, *, sealed: str = "") -> Verification:
         checks += _uses(accepted)
         checks += recompute(accepted)
         checks += beside_claims(accepted)
+        checks += _limits(accepted)
     except MissingExtra as error:  # of this install it says something, of the decision nothing
         checks.append(Checked("files", "not verified", str(error)))
     except (WorkbenchError, pl.exceptions.PolarsError, KeyError, TypeError, ValueError, ArithmeticError) as error:
@@ -179,6 +182,7 @@ def _found_inputs(accepted: Accepted) -> dict[str, list[str]]:
     gates = folder / "gates.toml"
     out["gates"] = sorted(gates_hashes(gates.read_bytes() if gates.is_file() else None, d.notebook))
     out["prices"] = [prices.sha256]
+    out |= {name: [told] for name, told in prices.rate_inputs(map(Work, prices.later)).items()}
     if d.settings.get("embedder") == "minilm":
         out["weights"] = [MiniLM.encoder_id]
     out |= {name: [value] for name, value in inputs_of(d.notebook, d.settings).items()}
@@ -193,8 +197,8 @@ def _found_inputs(accepted: Accepted) -> dict[str, list[str]]:
             out["retrieval usd"] = [f"{retrieval_usd(evalset):.3e}"]
         else:
             out["outcomes"] = [file_hash(folder / OUTCOMES)]
-    elif d.notebook == "pipeline":
-        out |= _of_pipeline(d, folder)
+    elif found := _OF_NOTEBOOK.get(d.notebook):
+        out |= found(accepted)
     elif d.notebook == "caching":
         pairs, sha256 = load_pairs(folder)
         out |= {"stream": [load_stream(folder).sha256], "pairs": [sha256]}
@@ -205,8 +209,9 @@ def _found_inputs(accepted: Accepted) -> dict[str, list[str]]:
     return out
 
 
-def _of_pipeline(d: Decision, folder: Path) -> dict[str, list[str]]:
+def _of_pipeline(accepted: Accepted) -> dict[str, list[str]]:
     """What the answer flow was run from: recorded answers, what is recorded for rewriting, the accepted router."""
+    d, folder = accepted.decision, accepted.evalset.path
     stated = {name.removeprefix(RECORDED) for name in d.fingerprint.inputs if name.startswith(RECORDED)}
     recordings, out = folder / "recordings", dict[str, list[str]]()
     for model in stated | set(d.settings.get("models", ())):
@@ -216,6 +221,26 @@ def _of_pipeline(d: Decision, folder: Path) -> dict[str, list[str]]:
     if (routing := decision_path(folder, "routing")).is_file():
         out["route accepted"] = [str(Decision.load(routing).parameters.get("sha256", ""))]
     return out
+
+
+def _of_stack(accepted: Accepted) -> dict[str, list[str]]:
+    """What the layers are put together from: recorded answers, the stream, and the accepted cache."""
+    evalset = accepted.evalset
+    raw, caching = raw_outcomes(evalset, accepted.prices, {}), decision_path(evalset.path, "caching")
+    out = {f"{RECORDED}{model}": list(hashes) for model, hashes in raw.hashes.items()}
+    out |= {"stream": [load_stream(evalset.path).sha256], "retrieval usd": [f"{retrieval_usd(evalset):.3e}"]}
+    if caching.is_file():
+        out["cache"] = [content_hash(to_json(Decision.load(caching).parameters))]
+    return out
+
+
+def _of_quality(accepted: Accepted) -> dict[str, list[str]]:
+    """Judges; of their recorded verdicts, a run reads those of the answers that it shows them."""
+    path = accepted.evalset.path / JUDGES
+    return {JUDGES: [content_hash(path.read_bytes()) if path.is_file() else ""]}
+
+
+_OF_NOTEBOOK = {"pipeline": _of_pipeline, "stack": _of_stack, "quality": _of_quality}
 
 
 def _rule(accepted: Accepted) -> Iterator[Checked]:
@@ -256,12 +281,12 @@ def _uses(accepted: Accepted) -> Iterator[Checked]:
         yield Checked("uses of the test split", "contradicted", f"{path.name} is missing beside the decision")
         return
     inputs = d.fingerprint.inputs
-    split = content_hash(next((inputs[name] for name in TEST_INPUTS if inputs.get(name)), ""))[:8]
+    split = name_split(inputs)
     arms = list(d.arms)
     if d.notebook == "caching":
         guard = make_guard(d.settings.get("guard", ()))
         arms = ["off", "exact", "semantic", repr(guard), inputs.get("weights", "")]
-    mine = f"{split}{content_hash(*sorted(arms))[:8]}"
+    mine = name_use(inputs, arms)
     uses = [use for use in path.read_text(encoding="utf-8").split() if use.startswith(split)]
     if mine not in uses:
         told = (
@@ -271,6 +296,14 @@ def _uses(accepted: Accepted) -> Iterator[Checked]:
         yield Checked("uses of the test split", "contradicted", told)
         return
     yield judge("uses of the test split", uses.index(mine) + 1, d.rule.use, "this set of arms is listed as use")
+
+
+def _limits(accepted: Accepted) -> Iterator[Checked]:
+    """Limits of passages, which are kept beside a retrieval decision and served by."""
+    d, path = accepted.decision, accepted.path.with_suffix(".artefact")
+    if d.notebook == "retrieval" and path.is_file():
+        yield judge(f"arm of {path.name}", d.arm, read_artefact(path).get("arm"), "the decided arm is")
+        yield Checked(path.name, "not verified", f"its limits are those of the run; {ASK_AGAIN.format(d.notebook)}")
 
 
 def _not_here(d: Decision) -> Iterator[Checked]:

@@ -88,15 +88,18 @@ def accepted_name(answer: MeasuredAnswer) -> float:
 
 
 def exact(answer: MeasuredAnswer) -> float:
-    """1 where answer and reference are the same but for case, punctuation at the ends and spaces."""
+    """1 where answer and reference are the same but for case, punctuation at the ends and spaces.
+
+    The point of ``.5`` is no punctuation, nor is a mark that stands alone.
+    """
     _need_truth(answer.reference, "reference")
-    mine, other = (" ".join(text.casefold().split()).strip(" .,;:!?\"'`") for text in (answer.text, answer.reference))
-    return float(mine == other)
+    return float(_bare(answer.text) == _bare(answer.reference))
 
 
 def token_f1(answer: MeasuredAnswer) -> float:
     """Harmonic mean of precision and recall of words, each counted as often as it stands (SQuAD)."""
-    mine, other = Counter(_words(answer.text)), Counter(_words(_need_truth(answer.reference, "reference")))
+    words = _need_truth(_words(_need_truth(answer.reference, "reference")), "word in its reference")
+    mine, other = Counter(_words(answer.text)), Counter(words)
     return _f(sum((mine & other).values()), mine.total(), other.total())
 
 
@@ -229,6 +232,11 @@ def _need_truth(value: _T | None, what: str) -> _T:
     if not value:
         raise ConfigError(f"item has no {what}")
     return value
+
+
+def _bare(text: str) -> str:
+    whole = " ".join(text.casefold().split())
+    return re.sub(r"^(?:[ ,;:!?\"'`]|\.(?!\d))+", "", whole).rstrip(" .,;:!?\"'`") or whole
 
 
 def _words(text: str) -> list[str]:

@@ -22,11 +22,11 @@ from workbench.rendering.progress import Progress
 from workbench.rendering.table import Column, Table, Value
 from workbench.retrieval.fitting import FittedArm
 from workbench.retrieval.metrics import RUN_SCHEMA, measure, measure_all, ndcg_bounds, rank, with_grades
+from workbench.retrieval.reuse import FoundBefore, NotSearched
 from workbench.retrieval.searcher import Searcher
 from workbench.retrieval.strategies import Arm, Strategy
 from workbench.retrieval.systems import SystemArm
 from workbench.retrieval.tables import SHOWN_METRICS, reading_notes, score_table
-from workbench.retrieval.tenant import FoundBefore
 
 SLICES = ("tenant_id", "feature", "style")
 SHOWN_HITS = 5
@@ -119,7 +119,9 @@ class Scored(ScoredArms):
     """Arms that were asked all questions of one split, with their answers.
 
     ``foreign`` counts hits that belong to another tenant than the question's; ``notes`` name the arms that returned the
-    same for every question; ``unread`` says by question what encoder or full text cannot make words of.
+    same for every question; ``unread`` says by question what encoder or full text cannot make words of. ``nearest``
+    holds, by arm and question, what `Searcher.nearest` says of it without the relevant documents, for the arms whose
+    own searches tell.
     """
 
     arms: tuple[Candidate, ...]
@@ -128,6 +130,7 @@ class Scored(ScoredArms):
     foreign: int = 0
     notes: tuple[str, ...] = ()
     unread: Mapping[str, str] = field(default_factory=dict)
+    nearest: Mapping[str, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
 
     @property
     def table(self) -> Table:
@@ -184,9 +187,13 @@ def ask_all(candidates: Sequence[Candidate], part: Split, searcher: Searcher, *,
         arm = our_arm(candidate)
         by_table.setdefault((arm.store, searcher.table_name(arm)) if arm else ("", ""), []).append(candidate)
     asked: dict[str, Answers] = {}
+    nearest: dict[str, Mapping[str, tuple[float, float]]] = {}
     for group in by_table.values():
         with searcher.found.shared():
-            asked |= {candidate_name(c): _ask_candidate(c, part, searcher, depth) for c in group}
+            answered = {candidate_name(c): _ask_candidate(c, part, searcher, depth) for c in group}
+            nearest |= _nearest_found([c for c in group if not answered[candidate_name(c)].errors], part, searcher)
+        asked |= answered
+    searcher.found.forget()
     answers = {name: asked[name] for name in map(candidate_name, candidates)}
     facts = tuple(_strategy_facts(c, i, answers[candidate_name(c)], part, searcher) for i, c in enumerate(candidates))
     frames = [
@@ -201,7 +208,26 @@ def ask_all(candidates: Sequence[Candidate], part: Split, searcher: Searcher, *,
     if unread:
         read = pl.when(pl.col("item_id").is_in(list(unread))).then(pl.lit("not read in full"))
         scores = scores.with_columns(slice_reading=read.otherwise(pl.lit("read in full")))
-    return Scored(part.name, tuple(candidates), scores, facts, part, answers, foreign, notes, unread)
+    return Scored(part.name, tuple(candidates), scores, facts, part, answers, foreign, notes, unread, nearest)
+
+
+def _nearest_found(
+    group: Sequence[Candidate], part: Split, searcher: Searcher
+) -> dict[str, Mapping[str, tuple[float, float]]]:
+    """Nearest passages of every question by arm of one table, as far as their own searches have found them."""
+    by_leg: dict[Any, dict[str, tuple[float, float]] | None] = {}
+    out: dict[str, Mapping[str, tuple[float, float]]] = {}
+    for arm in filter(None, map(our_arm, group)):
+        if (leg := searcher.nearest_leg(arm)) not in by_leg:
+            try:
+                with searcher.found.without_searching():
+                    near = {q.query_id: searcher.nearest(arm, q, part.relevant(q.query_id)) for q in part.queries}
+            except NotSearched:
+                near = None
+            by_leg[leg] = near
+        if (known := by_leg[leg]) is not None:
+            out[arm.name] = known
+    return out
 
 
 def our_arm(candidate: Candidate) -> Arm | None:

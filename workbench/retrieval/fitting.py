@@ -1,6 +1,6 @@
 """Strategies with parameters that are learned on the dev questions, and never see a test question."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from workbench.retrieval.strategies import Arm, Hybrid, Question, Strategy, Weig
 FOLDS = 5
 LEAST_TO_FIT = 2  # question families: one to learn on, one to be judged by
 WEIGHTS = tuple(round(0.05 * i, 2) for i in range(21))
+Fit = Callable[[Iterable[str]], Strategy]  # of the questions with these ids
 Legs = Mapping[str, tuple[Question, Sequence[Hit], Sequence[Hit]]]
 
 
@@ -61,10 +62,11 @@ def fit_arms(
         base = make_arm(chunker, "hybrid_rrf", hybrid, embedder=embedder, store=store)
         searcher.prepare(base)
         legs, bar = {}, Progress(f"dev questions to fit {', '.join(names)}", len(dev.queries))
-        for done, query in enumerate(dev.queries, start=1):
-            question = searcher.question(base, query)
-            legs[query.query_id] = (question, *hybrid.legs(searcher.handle(base, query.tenant_id), question))
-            bar.update(done)
+        with searcher.found.ahead():  # arms of the grid ask for the same on dev
+            for done, query in enumerate(dev.queries, start=1):
+                question = searcher.question(base, query)
+                legs[query.query_id] = (question, *hybrid.legs(searcher.handle(base, query.tenant_id), question))
+                bar.update(done)
         bar.done(f"{base.name}: asked {counted(len(dev.queries), 'dev question')} to fit {', '.join(names)}")
         for name in names:
             try:
@@ -75,7 +77,7 @@ def fit_arms(
 
 
 def _fit_candidate(name: str, base: Arm, chunker: str, legs: Legs, dev: Split) -> FittedArm:
-    fit = FITTERS[name]
+    fit = FITTERS[name](legs, dev.qrels)
     clusters = sorted({q.cluster for q in dev.queries}, key=content_hash)
     fold = {c: i % FOLDS for i, c in enumerate(clusters)}
     by_fold = {}
@@ -83,28 +85,43 @@ def _fit_candidate(name: str, base: Arm, chunker: str, legs: Legs, dev: Split) -
         rest = {q.query_id for q in dev.queries if fold[q.cluster] != i}
         if not rest:
             raise NothingToFit(f"fitting {name!r} needs at least two question families on dev, found {len(clusters)}")
-        by_fold[i] = fit({q: legs[q] for q in rest}, dev.qrels)
-    arm = make_arm(chunker, name, fit(legs, dev.qrels), embedder=base.embedder, store=base.store)
+        by_fold[i] = fit(rest)
+    arm = make_arm(chunker, name, fit(legs), embedder=base.embedder, store=base.store)
     return FittedArm(arm, {c: by_fold[fold[c]] for c in clusters})
 
 
 def fit_weight(legs: Legs, qrels: Qrels) -> Hybrid:
     """Weight of the vector leg with the highest mean nDCG@10 on the given questions."""
-    weights, total = np.array(WEIGHTS)[:, None], np.zeros(len(WEIGHTS))
-    for query_id in sorted(legs):
-        _, *both = legs[query_id]
-        text, vector = map(scaled, both)
-        found = sorted(text.keys() | vector.keys())
-        fused = (1 - weights) * [text.get(d, 0.0) for d in found] + weights * [vector.get(d, 0.0) for d in found]
-        # What `Weighted.fuse` does, for all weights at once. `found` stands by id, so a place stands for its id.
-        best = np.lexsort(best_first(fused, np.broadcast_to(range(len(found)), fused.shape))[::-1])[:, :10]
-        grades = np.array([max(qrels[query_id].get(d, 0), 0) for d in found], float)
-        ideal = np.array([sorted((max(g, 0) for g in qrels[query_id].values()), reverse=True)[:10]], float)
-        total += dcg(grades[best]) / (dcg(ideal)[0] or 1.0)
-    return Hybrid(fusion=Weighted(WEIGHTS[int(total.argmax())]))
+    return _weight_fitter(legs, qrels)(legs)
 
 
-FITTERS: Mapping[str, Callable[[Legs, Qrels], Strategy]] = {
-    "hybrid_weighted": fit_weight,
-    "reranked": lambda legs, qrels: fit_ranker(legs, qrels, first=Hybrid()),
+def _weight_fitter(legs: Legs, qrels: Qrels) -> Callable[[Iterable[str]], Hybrid]:
+    """`fit_weight` of any of these questions: what each weight is worth on a question is the same in every fold."""
+    worth = {query_id: _worth(legs[query_id][1:], qrels[query_id]) for query_id in legs}
+
+    def fit(query_ids: Iterable[str]) -> Hybrid:
+        total = np.zeros(len(WEIGHTS))
+        for query_id in sorted(query_ids):
+            total += worth[query_id]
+        return Hybrid(fusion=Weighted(WEIGHTS[int(total.argmax())]))
+
+    return fit
+
+
+def _worth(legs: Sequence[Sequence[Hit]], grades_of: Mapping[str, float]) -> np.ndarray:
+    """nDCG@10 of one question by weight, shape (weights,)."""
+    weights, (text, vector) = np.array(WEIGHTS)[:, None], map(scaled, legs)
+    found = sorted(text.keys() | vector.keys())
+    fused = (1 - weights) * [text.get(d, 0.0) for d in found] + weights * [vector.get(d, 0.0) for d in found]
+    # What `Weighted.fuse` does, for all weights at once. `found` stands by id, so a place stands for its id.
+    best = np.lexsort(best_first(fused, np.broadcast_to(range(len(found)), fused.shape))[::-1])[:, :10]
+    grades = np.array([max(grades_of.get(d, 0), 0) for d in found], float)
+    ideal = np.array([sorted((max(g, 0) for g in grades_of.values()), reverse=True)[:10]], float)
+    worth: np.ndarray = dcg(grades[best]) / (dcg(ideal)[0] or 1.0)
+    return worth
+
+
+FITTERS: Mapping[str, Callable[[Legs, Qrels], Fit]] = {
+    "hybrid_weighted": _weight_fitter,
+    "reranked": lambda legs, qrels: lambda asked: fit_ranker({q: legs[q] for q in asked}, qrels, first=Hybrid()),
 }

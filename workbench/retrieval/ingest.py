@@ -6,11 +6,12 @@ chunks, and no others, carry the hash of its present content and of how it was c
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +34,15 @@ _VECTORS = sa.Table(
     sa.Column("text_hash", sa.String(64), primary_key=True),
     sa.Column("encoder_id", sa.String(200), primary_key=True),
     sa.Column("vector", sa.LargeBinary, nullable=False),
+)
+# Apart from the others: a vector that is made alone may differ in its last bits from one that is made among others.
+_TIMED = sa.Table(
+    "wb_timed_vectors",
+    _METADATA,
+    sa.Column("text_hash", sa.String(64), primary_key=True),
+    sa.Column("encoder_id", sa.String(200), primary_key=True),
+    sa.Column("vector", sa.LargeBinary, nullable=False),
+    sa.Column("ms", sa.Float, nullable=False),
 )
 EMBEDDED_AT_ONCE, WRITTEN_AT_ONCE = 64, 256  # texts, documents
 _LOOKUP = 500
@@ -67,7 +77,8 @@ class VectorCache:
         except ConfigError as error:
             raise StoreError(f"cannot open the vectors in {url}: {error}") from error
         with self._reported("open"), self._engine.begin() as connection:
-            connection.execute(sa.schema.CreateTable(_VECTORS, if_not_exists=True))
+            for table in (_VECTORS, _TIMED):
+                connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
 
     def embed(
         self, texts: Sequence[str], embedder: Embedder, *, on_progress: Callable[[int, int], None] | None = None
@@ -96,6 +107,37 @@ class VectorCache:
         rows = [found[key] for key in keys]
         return np.array(rows, dtype=np.float32).reshape(len(keys), embedder.dimension), len(missing)
 
+    def timed(self, texts: Sequence[str], embedder: Embedder) -> dict[str, tuple[npt.NDArray[np.float32], float]]:
+        """Vectors of the texts that `keep_timed` kept, each with the milliseconds that it took."""
+        found: dict[str, tuple[npt.NDArray[np.float32], float]] = {}
+        text_of = {content_hash(text): text for text in texts}
+        for key, blob, ms in self._rows(_TIMED, [_TIMED.c.vector, _TIMED.c.ms], list(text_of), embedder):
+            found[text_of[key]] = np.frombuffer(blob, dtype="<f4"), ms
+        return found
+
+    def keep_timed(self, made: Mapping[str, tuple[npt.NDArray[np.float32], float]], embedder: Embedder) -> None:
+        """Keep vectors that an encoder made one by one, with the milliseconds that each took; the first time stays."""
+        rows = [
+            {
+                "text_hash": content_hash(text), "encoder_id": embedder.encoder_id,
+                "vector": vector.astype("<f4").tobytes(), "ms": ms,
+            }
+            for text, (vector, ms) in made.items()
+        ]  # fmt: skip
+        if rows:
+            with self._reported("write"), self._engine.begin() as connection:
+                insert_ignore(connection, _TIMED, rows)
+
+    def _rows(
+        self, table: sa.Table, columns: Sequence[Any], keys: Sequence[str], embedder: Embedder
+    ) -> Iterator[tuple[Any, ...]]:
+        """Hash of the text and these columns, of each key that is there."""
+        mine = table.c.encoder_id == embedder.encoder_id
+        with self._reported("read"), reader(self._engine).begin() as connection:
+            for i in range(0, len(keys), _LOOKUP):
+                among = table.c.text_hash.in_(keys[i : i + _LOOKUP])
+                yield from map(tuple, connection.execute(sa.select(table.c.text_hash, *columns).where(mine, among)))
+
     def missing(self, texts: Sequence[str], embedder: Embedder) -> list[str]:
         """Texts that are not embedded yet, each once."""
         text_of = {content_hash(text): text for text in texts}
@@ -103,15 +145,8 @@ class VectorCache:
         return [text for key, text in text_of.items() if key not in found]
 
     def _load(self, keys: Sequence[str], embedder: Embedder) -> dict[str, npt.NDArray[np.float32]]:
-        found: dict[str, npt.NDArray[np.float32]] = {}
-        with self._reported("read"), reader(self._engine).begin() as connection:
-            for i in range(0, len(keys), _LOOKUP):
-                rows = connection.execute(
-                    sa.select(_VECTORS.c.text_hash, _VECTORS.c.vector).where(
-                        _VECTORS.c.encoder_id == embedder.encoder_id, _VECTORS.c.text_hash.in_(keys[i : i + _LOOKUP])
-                    )
-                )
-                found |= {key: np.frombuffer(blob, dtype="<f4") for key, blob in rows}
+        rows = self._rows(_VECTORS, [_VECTORS.c.vector], keys, embedder)
+        found: dict[str, npt.NDArray[np.float32]] = {key: np.frombuffer(blob, dtype="<f4") for key, blob in rows}
         if wrong := {len(vector) for vector in found.values()} - {embedder.dimension}:
             raise StoreError(
                 f"{self._where} holds vectors of {wrong.pop()} for encoder {embedder.encoder_id!r}, which "
@@ -200,6 +235,7 @@ def ingest(
     on_progress: Callable[[int, int], None] | None = None,
     on_embedded: Callable[[int, int], None] | None = None,
     on_stale: Callable[[str, Sequence[str]], None] | None = None,
+    digests: dict[Hashable, str] | None = None,
 ) -> IngestReport:
     """Make the store hold these documents.
 
@@ -221,6 +257,8 @@ def ingest(
         Called with documents done and documents to do after each commit.
     on_embedded : callable, optional
         Called with the same two numbers while the texts of one commit are embedded, which may take a minute.
+    digests : dict, optional
+        Where the hashes of documents are kept, for whoever ingests the same ones into several tables.
     on_stale : callable, optional
         Called with a tenant and its documents that change or go, before they do and again once they have: a run that
         is killed in between does not come back to them, and an answer may rest on the old text until the second call.
@@ -240,7 +278,7 @@ def ingest(
             f"the store takes vectors of {store.dimension}, encoder {embedder.encoder_id!r} makes "
             f"{embedder.dimension}; open a table of that dimension"
         )
-    recipe = _Recipe(chunker, tokenizer, embedder, vectors)
+    recipe = _Recipe(chunker, tokenizer, embedder, vectors, {} if digests is None else digests)
     jobs, gone, report = _ingest_plan(store, documents, recipe, prune)
     for i in range(0, len(jobs), batch):
         part = jobs[i : i + batch]
@@ -313,10 +351,17 @@ class _Recipe:
     tokenizer: Tokenizer
     embedder: Embedder
     vectors: VectorCache
+    digests: dict[Hashable, str]
 
-    def digest(self, document: Document) -> str:
-        how = (LAYOUT, repr(self.chunker), type(self.tokenizer).__qualname__, self.embedder.encoder_id)
-        return content_hash(document.doc_id, document.content_hash, *how)
+    @property
+    def how(self) -> tuple[str, ...]:
+        """All but the document that its rows are made from."""
+        return LAYOUT, repr(self.chunker), type(self.tokenizer).__qualname__, self.embedder.encoder_id
+
+    def digest(self, document: Document, how: tuple[str, ...]) -> str:
+        if (known := self.digests.get((document, how))) is None:
+            known = self.digests[document, how] = content_hash(document.doc_id, document.content_hash, *how)
+        return known
 
     def rows(self, jobs: Sequence[_Job], on_embedded: Callable[[int, int], None] | None) -> tuple[list[ChunkRow], int]:
         """Rows of the documents, and how many texts had to be embedded for them."""
@@ -354,12 +399,12 @@ def _ingest_plan(
         corpus.setdefault(document.tenant_id, []).append(document)
     if not corpus:
         raise StoreError("the corpus has no documents: nothing to ingest, and nothing is removed either")
-    jobs, gone, unchanged, blank = list[_Job](), dict[str, list[str]](), 0, 0
+    how, jobs, gone, unchanged, blank = recipe.how, list[_Job](), dict[str, list[str]](), 0, 0
     for tenant_id, group in corpus.items():
         _check_unique(tenant_id, group)
         known = store.for_tenant(tenant_id).document_hashes()
         with_text = [d for d in group if d.full_text.strip()]
-        due = [_Job(d, recipe.digest(d), d.doc_id in known) for d in with_text]
+        due = [_Job(d, recipe.digest(d, how), d.doc_id in known) for d in with_text]
         jobs += (new := [job for job in due if known.get(job.document.doc_id) != job.digest])
         unchanged, blank = unchanged + len(due) - len(new), blank + len(group) - len(due)
         keep = {d.doc_id for d in with_text}

@@ -7,6 +7,7 @@ tenant adds documents. Where that matters, give each tenant its own table, or us
 import os
 import random
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -328,8 +329,10 @@ class LanceRows:
     def _hits(self, query: Any, score: str, scored: Callable[[float], float]) -> list[ChunkHit]:
         with reported(f"search tenant {shown_tenant(self.tenant_id)}"):
             found = query.to_arrow()
-        columns = (found[name].to_pylist() for name in _HIT_COLUMNS)
-        return [ChunkHit(*row) for row in zip(*columns, map(scored, found[score].to_pylist()), strict=True)]
+        chunk_ids, doc_ids, positions = (found[name].to_pylist() for name in _HIT_COLUMNS)
+        # Ids are the same ones again and again, each time as another string.
+        ids = map(sys.intern, chunk_ids), map(sys.intern, doc_ids)
+        return [ChunkHit(*row) for row in zip(*ids, positions, map(scored, found[score].to_pylist()), strict=True)]
 
 
 def compile_filter(where: Filter) -> "Expr":

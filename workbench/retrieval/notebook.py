@@ -43,7 +43,7 @@ from workbench.retrieval.ask import (
 )
 from workbench.retrieval.chunking import Tokenizer
 from workbench.retrieval.fitting import LEAST_TO_FIT, FittedArm, fit_arms
-from workbench.retrieval.passages import LOST, UNANSWERABLE, calibrate, evidence_of, passages_table
+from workbench.retrieval.passages import LOST, UNANSWERABLE, Nearest, calibrate, evidence_of, passages_table
 from workbench.retrieval.postgres_server import pgvector_url
 from workbench.retrieval.scale import COMMITTED, Scale, scale_figure
 from workbench.retrieval.scale_measure import STEPS, measure_scale
@@ -195,7 +195,8 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
         Arms that are accepted, the anchor, or named as the reference, stay in any case: they are judged by their names.
         """
         p, dev = self.parameters, self.evalset.split("dev")
-        self.searcher.embed(self._searched(), [*dev.queries, *self.evalset.split("test").queries])
+        queries = [*dev.queries, *self.evalset.split("test").queries]
+        self.searcher.embed(self._searched(), queries, as_before=self.rechecks)
         arms = []
         for arm in self._grid(*p.strategies):
             bar = Progress(f"chunks of {arm.name}", 1)
@@ -317,15 +318,22 @@ class RetrievalExperiment(PairedExperiment[RetrievalParameters, Scored], Noteboo
         arms = dict(zip(test.names, test.arms, strict=True))
         if decision.arm not in arms:
             return Table.of(("passages",), [], f"{decision.arm} was not asked in this run")
-        arm = our_arm(arms[decision.arm])
-        nearest = partial(self.searcher.nearest, arm) if arm else None
+        arm, tokens = our_arm(arms[decision.arm]), cache(self.searcher.tokens)
         on_dev, on_test = (
-            evidence_of(scored.answers[decision.arm].run, scored.part, nearest, cache(self.searcher.tokens))
+            evidence_of(scored.answers[decision.arm].run, scored.part, self._nearest_in(scored, arm), tokens)
             for scored in (dev, test)
         )
         limits = calibrate(on_dev, decision.arm, lost=lost, unanswerable=unanswerable)
         limits.save(self.folder)
         return passages_table(on_dev, on_test, limits, unanswerable=unanswerable)
+
+    def _nearest_in(self, scored: Scored, arm: Arm | None) -> Nearest | None:
+        """Look the nearest passages up among what the arm found; search for those of an arm that searched otherwise."""
+        if arm is None:
+            return None
+        if (known := scored.nearest.get(arm.name)) is None:
+            return partial(self.searcher.nearest, arm)
+        return lambda query, _: known[query.query_id]
 
     @property
     def dev_note(self) -> str:

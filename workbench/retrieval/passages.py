@@ -157,7 +157,7 @@ def evidence_of(
         counts[query_id][place - 1] = tokens(doc_id)
     near = np.full((len(part.queries), 2), np.nan)
     for i, query in enumerate(part.queries if nearest else ()):
-        near[i] = nearest(query, {d for d, grade in part.qrels[query.query_id].items() if grade > 0})  # type: ignore[misc]
+        near[i] = nearest(query, part.relevant(query.query_id))  # type: ignore[misc]
     families = np.unique([q.cluster or q.query_id for q in part.queries], return_inverse=True)[1]
     first = np.array([rank.get(q.query_id, 0) for q in part.queries], int)
     return PassageEvidence(part.name, first, np.stack([*counts.values()]), near[:, 0], near[:, 1], families)

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -24,9 +24,10 @@ from workbench.retrieval.indexing import TEXT_INDEX, VECTOR_INDEX, Exact
 from workbench.retrieval.ingest import EMBEDDED_AT_ONCE, LAYOUT, WRITTEN_AT_ONCE, IngestReport, VectorCache, ingest
 from workbench.retrieval.passages import ContextLimits, Passages, check_arm
 from workbench.retrieval.postgres_server import pgvector_url
+from workbench.retrieval.reuse import FoundBefore
 from workbench.retrieval.store import Store, open_table
 from workbench.retrieval.strategies import Arm, FullText, Hybrid, Question, Vector
-from workbench.retrieval.tenant import FoundBefore, TenantHandle
+from workbench.retrieval.tenant import TenantHandle
 from workbench.telemetry.context import attributed
 
 CHUNKS_PER_DOCUMENT = 3
@@ -53,6 +54,7 @@ class Searcher:
     _handles: dict[tuple[str, str, str], TenantHandle] = field(default_factory=dict)
     _cuts: dict[tuple[str, str], tuple[int, int, str]] = field(default_factory=dict)
     _vectors: dict[tuple[str, str], tuple[np.ndarray, float]] = field(default_factory=dict)
+    _digests: dict[Hashable, str] = field(default_factory=dict)
     _by_id: dict[str, Document] | None = None
 
     def encoder(self, arm: Arm) -> Embedder:
@@ -73,15 +75,22 @@ class Searcher:
         parts = (self.manifest, self.encoder(arm).encoder_id, json.dumps(values, sort_keys=True))
         return f"{arm.strategy.index.name}-{content_hash(*parts)[:12]}"
 
-    def embed(self, arms: Sequence[Arm], queries: Sequence[Query]) -> None:
+    def embed(self, arms: Sequence[Arm], queries: Sequence[Query], *, as_before: bool = False) -> None:
         """Embed and time the questions for encoders that can rest, and let these rest: no arm needs them again.
 
-        An encoder that is paid for, or has nothing to give back, embeds a question when an arm first asks it.
+        An encoder that is paid for, or has nothing to give back, embeds a question when an arm first asks it. With
+        ``as_before`` a question is not embedded that was on this machine, and its time is the one of then: for whoever
+        does not judge by times.
         """
         first = {name: arm for arm in reversed(arms) if arm.strategy.uses_vectors for name in arm.embedders}
+        asked = {query.text: query for query in (Query("", PROBE, self.documents[0].tenant_id), *queries)}
         for name in first.keys() & {name for name, embedder in self.embedders.items() if hasattr(embedder, "rest")}:
-            for query in (Query("", PROBE, self.documents[0].tenant_id), *queries):
-                self._embedded(replace(first[name], embedder=name), query)
+            vectors, embedder = VectorCache(self.settings.cache / "vectors.sqlite"), self.embedders[name]
+            known = vectors.timed(list(asked), embedder) if as_before else {}
+            self._vectors |= {(name, text): found for text, found in known.items()}
+            fresh = [query for text, query in asked.items() if text not in known]
+            made = {query.text: self._embedded(replace(first[name], embedder=name), query) for query in fresh}
+            vectors.keep_timed(made, embedder)
         self.rest()
 
     def rest(self) -> None:
@@ -110,6 +119,7 @@ class Searcher:
                 on_progress=tell,
                 on_embedded=tell,
                 batch=at_once or WRITTEN_AT_ONCE,
+                digests=self._digests,
             )
         if report.chunks or report.removed or not _indexed(store, arm):
             self._index(store, arm)
@@ -180,12 +190,16 @@ class Searcher:
         Cosine in [-1, 1] for an arm that reads vectors, whatever it fuses: fused scores are scaled within their list
         and do not compare between questions. BM25 for an arm of words alone.
         """
-        where, vectors = getattr(arm.strategy, "where", None), arm.strategy.uses_vectors
-        leg = Vector(arm.strategy.index, where) if vectors else FullText(where)
+        leg = self.nearest_leg(arm)
         depth = max(len(without) + 1, LEG_DEPTH)  # that of a hybrid's own leg, which is remembered
         hits = leg.search(self.handle(arm, query.tenant_id), self.question(arm, query), depth)
         left = [hit.score for hit in hits if hit.doc_id not in without]
         return hits[0].score if hits else -1.0, left[0] if left else -1.0
+
+    def nearest_leg(self, arm: Arm) -> Vector | FullText:
+        """Search that `nearest` makes for an arm: arms of one table with the same leg have the same nearest."""
+        where = getattr(arm.strategy, "where", None)
+        return Vector(arm.strategy.index, where) if arm.strategy.uses_vectors else FullText(where)
 
     def tokens(self, doc_id: str) -> int:
         """Tokens of a whole document."""

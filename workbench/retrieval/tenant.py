@@ -1,4 +1,4 @@
-"""The one way to search a table: a handle bound to its tenant when it is made, its filters, and what it found before.
+"""The one way to search a table: a handle bound to its tenant when it is made, and its filters.
 
 The handle checks what is asked, orders what is found and never lets an index starve it; the rows of its tenant it
 reaches through `TenantRows`, which each store makes for one tenant and which puts the tenant's condition before
@@ -7,13 +7,10 @@ everything else. Only results leave the handle: with a query builder a caller co
 Only columns that describe a document can be filtered. The tenant cannot: it is the handle's own.
 """
 
-import sys
-import time
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +19,9 @@ import polars as pl
 from workbench.errors import StoreError, TenantError, unknown_name
 from workbench.records import Hit
 from workbench.retrieval.metrics import best_first
+
+if TYPE_CHECKING:
+    from workbench.retrieval.reuse import FoundBefore
 
 Value = str | date
 FIELDS: dict[str, type] = {"document_type": str, "date": date, "doc_id": str}
@@ -344,60 +344,10 @@ class TenantHandle:
         return f"TenantHandle({shown_tenant(self.tenant_id)})"
 
 
-@dataclass(slots=True)
-class FoundBefore:
-    """What was found by searches that several arms share, with the time that each took when it was made.
-
-    It is kept inside ``with found.shared():`` alone; elsewhere every search is made, so that what serves users neither
-    grows nor answers from before a change. ``saved_ms`` adds up the time of those that were not made again: an arm's
-    latency is that of all its searches.
-    """
-
-    saved_ms: float = 0.0
-    _kept: bool = False
-    _found: dict[Hashable, tuple[list[ChunkHit], float]] = field(default_factory=dict)
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether searches are made once for all arms."""
-        return self._kept
-
-    def once(self, key: Hashable, search: Callable[[], list[ChunkHit]]) -> list[ChunkHit]:
-        """Hits of a search, made if it is the first of its key."""
-        if not self._kept:
-            return search()
-        if (known := self._found.get(key)) is not None:
-            self.saved_ms += known[1]
-            return known[0]
-        started, saved = time.perf_counter(), self.saved_ms
-        hits = search()  # which may begin with another search
-        done = time.perf_counter()
-        took_ms = (done - started) * 1000 + self.saved_ms - saved
-        # Ids are the same ones again and again, each time as another string.
-        kept = [ChunkHit(sys.intern(h.chunk_id), sys.intern(h.doc_id), h.position, h.score) for h in hits]
-        self._found[key] = kept, took_ms
-        self.saved_ms -= (time.perf_counter() - done) * 1000  # no work of the search
-        return kept
-
-    @contextmanager
-    def shared(self) -> Iterator[None]:
-        """Make every search once until the end of the block, and let go of all hits there."""
-        self._kept = True
-        try:
-            yield
-        finally:
-            self._kept = False
-            self.forget()
-
-    def forget(self) -> None:
-        """Let all of it go: an index was built again."""
-        self._found.clear()
-
-
 class _Remembering(TenantHandle):
     """A handle that does not search again for what it found before."""
 
-    def __init__(self, rows: TenantRows, found: FoundBefore) -> None:
+    def __init__(self, rows: TenantRows, found: "FoundBefore") -> None:
         super().__init__(rows)
         self._before = found
 

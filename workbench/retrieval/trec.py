@@ -63,7 +63,8 @@ def read_run_with_notes(path: Path) -> tuple[pl.DataFrame, tuple[str, ...]]:
     refuse(path, defects)
     if not hits:
         raise EvalsetError(f"{path} holds no hit")
-    return rank(pl.DataFrame(hits, schema=_SCHEMA, orient="row")), _contradictions(path.name, hits, ranks)
+    notes = _contradictions(path.name, hits, ranks) + _matching_nothing(path.name, hits)
+    return rank(pl.DataFrame(hits, schema=_SCHEMA, orient="row")), notes
 
 
 def _hit_rows(path: Path) -> tuple[list[Row], list[Defect]]:
@@ -131,3 +132,15 @@ def _contradictions(file: str, hits: Sequence[_Hit], ranks: Sequence[float | Non
         f"{file}: of {len(odd)} of {counted(len(lists), 'question')} the ranks contradict the scores, first {odd[0]!r}"
     )
     return (f"{told}; the scores decide, as in trec_eval: if a lower one is better, write them negative",)
+
+
+def _matching_nothing(file: str, hits: Sequence[_Hit]) -> tuple[str, ...]:
+    """Say of hits at 0, where no score is below: bm25s 0.3.16 fills up with documents that share no word."""
+    zeros = [query_id for query_id, _, score in hits if score == 0]
+    if not zeros or min(score for _, _, score in hits) < 0:
+        return ()
+    told = (
+        f"{file}: {counted(len(zeros), 'hit has', 'hits have')} score 0, those of "
+        f"{counted(len(set(zeros)), 'question')}, first {zeros[0]!r}"
+    )
+    return (f"{told}; a search by words that fills up to k gives it to what matches nothing: leave such hits out",)

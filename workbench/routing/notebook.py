@@ -11,7 +11,7 @@ from workbench.evalset.evalset import Evalset
 from workbench.evalset.outcomes import FILE as OUTCOMES_FILE
 from workbench.evalset.outcomes import Outcomes, amount_matrices, load_outcomes, outcomes_of
 from workbench.evaluation.experiment import PairedExperiment
-from workbench.evaluation.in_use import decision_path
+from workbench.evaluation.in_use import decision_path, read_artefact
 from workbench.evaluation.provenance import SEED, encoder_inputs
 from workbench.evaluation.summary import Summary, is_default
 from workbench.inference.embedding import Embedder, check_embedder, load_embedder
@@ -248,7 +248,7 @@ class RoutingExperiment(PairedExperiment[RoutingParameters, ScoredRoutes], Noteb
         path = decision_path(self.evalset.path, self.notebook).with_suffix(".artefact")
         if not (self.accepted and self.rechecks and path.is_file()):
             return {}
-        return {name: load_router(path, name) for name in json.loads(path.read_text(encoding="utf-8"))}
+        return {name: load_router(path, name) for name in read_artefact(path)}
 
 
 def _load_outcomes(

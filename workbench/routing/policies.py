@@ -19,6 +19,7 @@ import numpy as np
 from workbench.codec import from_kinds, to_plain
 from workbench.errors import ConfigError, unknown_name
 from workbench.evalset.outcomes import Requests
+from workbench.evaluation.in_use import read_artefact
 from workbench.inference.prices import embed_query, load_prices
 from workbench.records import content_hash
 from workbench.routing import predictors as rf
@@ -150,9 +151,9 @@ def load_router(path: Path, arm: str) -> Router:
     Raises
     ------
     ConfigError
-        If the file holds no such arm.
+        If the file is missing, cannot be read or holds no such arm.
     """
-    routers = json.loads(path.read_text(encoding="utf-8"))
+    routers = read_artefact(path)
     if arm not in routers:
         raise ConfigError(f"{path}: {unknown_name('router', arm, sorted(routers))}")
     return Router.load(routers[arm])

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from workbench.codec import from_json
 from workbench.config import Settings
 from workbench.errors import ConfigError
 from workbench.evalset.outcomes import Requests
+from workbench.evaluation.consistency import require_served
 from workbench.inference.attempt import Books
 from workbench.inference.embedding import Embedder, load_embedder
 from workbench.inference.messages import LOCAL, Route
@@ -122,6 +124,7 @@ def _in_use(settings: Settings, evalset: str, accept_provisional: bool) -> tuple
             f"the routing decision of {evalset!r} is provisional, on synthetic data; pass accept_provisional=True to "
             "use it all the same"
         )
+    require_served(decision, folder)
     return decision, load_router(folder / "decisions" / "routing.artefact", decision.arm)
 
 
@@ -174,6 +177,6 @@ def _changed_inputs(folder: Path, decision: Decision, router: Router, now: dict[
     changed = [name for name, value in now.items() if before[name] != value]
     changed += [n for n in before if n.startswith(("price of ", "weights of ")) and n not in now]
     if HITS in before and noted.is_file():
-        found_with = json.loads(noted.read_text(encoding="utf-8"))
+        found_with = from_json(dict, noted.read_bytes(), f"{noted} cannot be read")
         changed += ["retrieval arm"] if found_with.get("retrieval arm") != retrieval_arm(folder) else []
     return changed + (["router"] if decision.parameters.get("sha256") != router.sha256 else [])

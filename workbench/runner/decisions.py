@@ -15,7 +15,7 @@ from workbench.errors import ConfigError, RunError, unknown_name
 from workbench.evalset.evalset import find_evalset
 from workbench.evalset.gates import ASSUMED_REQUESTS, UNDECIDED, GatePolicy, default_policy, scan_gates
 from workbench.evaluation.gate import EXIT_CODES, Gate
-from workbench.evaluation.in_use import anchor_path, decision_path, note_test_use
+from workbench.evaluation.in_use import anchor_path, decision_path, name_use, note_test_use
 from workbench.evaluation.run_record import CheckMark, RunRecord, process_token
 from workbench.records import Decision
 from workbench.runner.basis import rests_on
@@ -100,9 +100,14 @@ def accept(
     try:
         if takes:
             _store_anchor(record.run_dir, decision, anchor_path(folder, notebook))
-        return _store(record.run_dir, decision, target, note_test_use(settings, folder, notebook))
+        return _store(record.run_dir, decision, target, note_test_use(settings, folder, notebook, _use_of(decision)))
     except OSError as error:
         raise ConfigError(f"the decision cannot be written to {target}: {error}") from error
+
+
+def _use_of(decision: Decision) -> str:
+    """Use of the test split that a decision is, which another machine's list lacks; caches name theirs in a run."""
+    return "" if decision.notebook == "caching" else name_use(decision.fingerprint.inputs, decision.arms)
 
 
 def evalset_of(record: RunRecord) -> str:

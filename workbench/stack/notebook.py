@@ -114,6 +114,7 @@ class StackExperiment(PairedExperiment[StackParameters, ScoredCells], Notebook[S
     title = "Stack: retrieval, routing and cache together"
     parameters_class = StackParameters
     items = "requests"
+    items_last = False  # requests are named by their places
     spreads = (0.1, 0.2, 0.35)
     cost_note = (
         "Cost is that of the recorded answers to requests that no cache served, of retrieving for them, and of "

@@ -1,7 +1,7 @@
 """The factorial in tables: every cell, what parts of the stack save together, and what is left to a router."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar
 
 import numpy as np
@@ -38,11 +38,23 @@ class ScoredCells(ScoredArms):
 
     words: ClassVar[tuple[str, str, str]] = ("request", "right", "answers")
     misses: Mapping[str, npt.NDArray[np.bool_]]
+    _by_arm: dict[tuple[str, str], npt.NDArray[np.float64]] = field(default_factory=dict)
+    _items: list[tuple[list[str], npt.NDArray[np.int64]]] = field(default_factory=list)
+
+    @property
+    def codes(self) -> npt.NDArray[np.int64]:
+        """Code of the family of each request, in the order of their ids."""
+        return self._clusters()[1]
+
+    def _clusters(self) -> tuple[list[str], npt.NDArray[np.int64]]:
+        if not self._items:
+            self._items.append(item_clusters(self.scores))
+        return self._items[0]
 
     @property
     def table(self) -> Table:
         """All cells with intervals: quality, cost, latency and hits."""
-        codes = item_clusters(self.scores)[1]
+        codes = self.codes
         rows: list[tuple[Value, ...]] = []
         for f in self.facts:
             mean, low, high = mean_interval(self.values(f.name), codes)
@@ -66,11 +78,15 @@ class ScoredCells(ScoredArms):
 
     def values(self, arm: str) -> npt.NDArray[np.float64]:
         """Correctness of each request, in the order of their ids."""
-        return item_values(self.scores, arm, item_clusters(self.scores)[0], missing=0.0)
+        if (key := ("values", arm)) not in self._by_arm:
+            self._by_arm[key] = item_values(self.scores, arm, self._clusters()[0], missing=0.0)
+        return self._by_arm[key]
 
     def costs(self, arm: str) -> npt.NDArray[np.float64]:
         """Dollars of each request, in the order of their ids."""
-        return self.scores.filter(arm=arm).sort("item_id")["cost_usd"].to_numpy()
+        if (key := ("costs", arm)) not in self._by_arm:
+            self._by_arm[key] = self.scores.filter(arm=arm).sort("item_id")["cost_usd"].to_numpy()
+        return self._by_arm[key]
 
 
 def effects_table(dev: ScoredCells, held_out: ScoredCells, plain: Cell, *, seed: int = 0) -> Table:
@@ -143,7 +159,7 @@ def joint_table(dev: ScoredCells, held_out: ScoredCells, plain: Cell, arm: str, 
     parts = [replace(plain, **{name: getattr(cell, name)}) for name in _changed(cell, plain)]
     rows: list[tuple[Value, ...]] = []
     for half, told in halves:
-        codes = item_clusters(half.scores)[1]
+        codes = half.codes
         alone = sum(_saving(half, {part: 1.0}, plain, seed).estimate for part in parts)
         mean = Interval(*mean_interval(half.values(arm), codes))
         rows.append((told, len(half.values(arm)), _saving(half, {cell: 1.0}, plain, seed), alone, mean,
@@ -160,7 +176,7 @@ def joint_table(dev: ScoredCells, held_out: ScoredCells, plain: Cell, arm: str, 
 def misses_table(held_out: ScoredCells, plain: Cell, *, seed: int = 0) -> Table:
     """What a route saves against the plain one, of all requests without a cache and of those that miss each cache."""
     rows: list[tuple[Value, ...]] = []
-    codes = item_clusters(held_out.scores)[1]
+    codes = held_out.codes
     cells = {arm.cell for arm in held_out.arms}
     for arm in held_out.arms:
         base = replace(plain, cache=arm.cell.cache)
@@ -199,7 +215,7 @@ def _level(name: str, level: str) -> str:
 
 def _saving(part: ScoredCells, weights: Mapping[Cell, float], plain: Cell, seed: int) -> Interval:
     """Weighted sum of the shares that cells save of the plain one's cost, with its 95 % interval over families."""
-    codes, base = item_clusters(part.scores)[1], part.costs(plain.name)
+    codes, base = part.codes, part.costs(plain.name)
     saved = sum(weight * (base - part.costs(cell.name)) for cell, weight in weights.items())
     return Interval(*ratio_interval(np.asarray(saved), base, codes, seed=seed))
 
@@ -208,7 +224,7 @@ def _mean_effect(
     part: ScoredCells, pairs: Sequence[tuple[Cell, Cell]], plain: Cell, seed: int
 ) -> tuple[Interval, Interval]:
     """Mean saving and gain of cells over their bases, with 95 % intervals over families; shares as in `_saving`."""
-    codes, of = item_clusters(part.scores)[1], part.costs(plain.name)
+    codes, of = part.codes, part.costs(plain.name)
     saved = sum(part.costs(base.name) - part.costs(cell.name) for cell, base in pairs) / len(pairs)
     moved = sum(part.values(cell.name) - part.values(base.name) for cell, base in pairs) / len(pairs)
     gained = Interval(*ratio_interval(np.asarray(moved), np.ones(len(of)), codes, seed=seed))
@@ -216,7 +232,7 @@ def _mean_effect(
 
 
 def _cell_gain(part: ScoredCells, cell: Cell, plain: Cell, seed: int) -> Interval:
-    codes = item_clusters(part.scores)[1]
+    codes = part.codes
     moved = part.values(cell.name) - part.values(plain.name)
     return Interval(*ratio_interval(moved, np.ones(len(moved)), codes, seed=seed))
 

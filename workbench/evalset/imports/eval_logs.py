@@ -1,10 +1,13 @@
 """Logs of promptfoo, Inspect and lm-eval: prompts that models were tested on, with scores and, at times, repeats."""
 
 import json
+import re
+import string
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -165,7 +168,8 @@ def _one_text_per_prompt(log: ToolLog) -> None:
 def read_inspect(paths: Sequence[Path]) -> ToolLog:
     """Read logs of Inspect, ``.eval`` or ``.json``; each is of one model, and an epoch is a repeat.
 
-    A sample that failed has no score there, and leaves the mean; here it is a failed outcome.
+    A sample that failed has no score there, and leaves the mean; here it is a failed outcome. A score that says
+    nothing of the answer, since the scorer left nothing of the target, is none.
 
     Raises
     ------
@@ -174,6 +178,7 @@ def read_inspect(paths: Sequence[Path]) -> ToolLog:
     """
     files = files_in(paths, (".eval", ".json"), "Inspect logs")
     log = ToolLog("inspect", tuple(files))
+    blind = Counter[str]()
     for path in files:
         header, rows = _inspect_log(path)
         model, judges = text_at(header, "eval.model"), _graders(header)
@@ -184,10 +189,41 @@ def read_inspect(paths: Sequence[Path]) -> ToolLog:
         def sample(
             line: int, row: dict[str, Any], model: str = model, task: str = task, judges: Mapping[str, Source] = judges
         ) -> LoggedCall:
-            return _inspect_call(line, row, model, task, judges)
+            call = _inspect_call(line, row, model, task, judges)
+            kept = tuple(score for score in call.scores if not _says_nothing(score.name, row.get("target")))
+            blind.update(score.name for score in call.scores if score not in kept)
+            return replace(call, scores=kept)
 
         log.each(path, rows, sample)
+    for name, n in blind.items():
+        told = f"left out: {counted(n, 'score')} of {name}, as Inspect's {name}() takes their targets as nothing"
+        log.notes.append(f"{told}, such as {_NOTHING[name]}, and cannot tell a right answer from a wrong one")
     return log
+
+
+def _without_punctuation(target: str) -> str:
+    """What Inspect's match() compares of a target."""
+    return target.strip(string.whitespace + string.punctuation)
+
+
+def _without_articles(target: str) -> str:
+    """What Inspect's exact() and f1() compare of a target, but for its numbers."""
+    bare = "".join(letter for letter in target.casefold() if letter not in string.punctuation)
+    return re.sub(r"\b(?:a|an|the)\b", "", bare).strip()
+
+
+# inspect-ai 0.3.285: exact() passes over a target of which nothing is left, match() finds it at the end of any text
+_LEFT_OF_TARGET: Mapping[str, Callable[[str], str]] = {
+    "match": _without_punctuation, "exact": _without_articles, "f1": _without_articles,
+}  # fmt: skip
+_NOTHING = {"match": "<", "exact": "A", "f1": "A"}
+
+
+def _says_nothing(scorer: str, target: Any) -> bool:
+    targets = target if isinstance(target, list) else [target]
+    bare = _LEFT_OF_TARGET.get(scorer)
+    left = [bare(one) for one in targets if isinstance(one, str)] if bare else []
+    return bool(left) and (not all(left) if scorer == "match" else not any(left))
 
 
 def _graders(header: Any) -> dict[str, Source]:

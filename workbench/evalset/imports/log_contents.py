@@ -3,9 +3,10 @@
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ PEOPLE, VERDICTS, RUN, ASKED, STREAM = (
 ANSWERS = "answers.jsonl"
 EVALS = ("promptfoo", "inspect", "lm-eval")  # their calls were made to measure: nobody asked them
 NO_TRAFFIC = (*EVALS, "openai-batch")
+_FEW_PROMPTS = 10
 _BY_HAND = "Who asked these prompts and when, how right and wrong were told apart, what the costs are"
 
 
@@ -207,7 +209,10 @@ def _outcome_row(
 
 
 def cost_lines(log: ToolLog, prices: PriceTable) -> list[str]:
-    """By model: calls, failures, cached answers, what the tokens cost by the price table, and what the log says."""
+    """By model: calls, failures, cached answers, what the tokens cost by the price table, and what the log says.
+
+    Then the models whose answers are the same.
+    """
     lines, groups = [], dict[str, list[LoggedCall]]()
     for call in log.calls:
         groups.setdefault(named(call), []).append(call)
@@ -224,6 +229,31 @@ def cost_lines(log: ToolLog, prices: PriceTable) -> list[str]:
         lines.append(
             f"{name}: {counted(len(calls), 'call')}{''.join(f', {text}' for text in odd)}; {by_tokens}; {told}"
         )
+    return lines + _same_answers(groups)
+
+
+def _same_answers(groups: Mapping[str, Iterable[LoggedCall]]) -> list[str]:
+    """A line on each two models that answered all prompts alike: one of them may never have been asked.
+
+    lm-eval 0.4.13 (--use_cache) and ragas 0.4.3 (DiskCacheBackend) keep answers by what was asked, not by who was, and
+    hand those of one model out as the next one's. A few labels are no sign: half of the answers must differ.
+    """
+    said = {name: dict[str, list[str]]() for name in groups}
+    for name, calls in groups.items():
+        for call in calls:
+            if call.output and not call.error:
+                said[name].setdefault(call.prompt_id or call.prompt, []).append(call.output)
+    lines = []
+    for one, other in combinations(said, 2):
+        both = [prompt for prompt in said[one] if prompt in said[other]]
+        alike = all(sorted(said[one][prompt]) == sorted(said[other][prompt]) for prompt in both)
+        differ = len({tuple(said[one][prompt]) for prompt in both})
+        if alike and len(both) >= _FEW_PROMPTS and 2 * differ >= len(both):
+            lines.append(
+                f"{one} and {other} answered all {counted(len(both), 'prompt')} in the same words: if a cache "
+                "was in use, "
+                "it may not tell models apart, and one of them was not asked; record them without it"
+            )
     return lines
 
 

@@ -324,6 +324,7 @@ def _labelled_pairs(
         root = families.get(ends[label.pair][0], ends[label.pair][0])
         split = "dev" if int(content_hash(root)[:8], 16) % DEV_ONE_IN == 0 else "test"
         cluster, split = homes.get(root, (root, split))
+        split = "dev" if split == "spent" else split  # its family has been seen
         name = content_hash(*label.pair)[:12]
         tenant, same = label.tenant_id, bool(label.grade)
         out.append(Pair(name, label.query_a, label.query_b, same, KIND, cluster, tenant, split))

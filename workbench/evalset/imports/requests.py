@@ -48,8 +48,9 @@ def import_pairs(
     """Write ``out/pairs.jsonl`` from a CSV, Parquet or JSONL file with one pair a row.
 
     Columns: ``query_a``, ``query_b``, ``same_answer`` (0 or 1), and where there are any ``id``, ``kind``,
-    ``cluster``, ``tenant_id``, ``split`` (dev or test), ``batch`` (of pairs written later); common other names are
-    known, ``rename`` (yours -> ours) gives others. ``tell`` takes a line on what was left out.
+    ``cluster``, ``tenant_id``, ``split`` (dev, test or spent, see `workbench.evalset.traffic.Pair`), ``batch`` (of
+    pairs written later); common other names are known, ``rename`` (yours -> ours) gives others. ``tell`` takes a line
+    on what was left out.
 
     Raises
     ------
