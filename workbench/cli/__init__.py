@@ -24,10 +24,11 @@ from workbench.cli.signals import end_like_ctrl_c, see_signals_at_once
 from workbench.config import Settings, SystemClock, load_settings, require_writable
 from workbench.errors import ConfigError, WorkbenchError
 from workbench.extras import DISTRIBUTION, VERSION, extras_named, is_installed
+from workbench.rendering.numbers import counted
 from workbench.rendering.text import visible
 
 if TYPE_CHECKING:
-    from workbench.runner import Job, RunRecord
+    from workbench.runner import RunRecord
 
 EXIT_FAILED, EXIT_INTERRUPTED = 3, 130
 
@@ -123,7 +124,6 @@ def run(
     if sweep:
         swept = {n: values.split(",") for n, values in named_values(sweep, "--sweep").items()}
         return run_sweep(name, swept, profile=profile, parameters=parameters, here=wait)
-    _refuse_early(job, settings)
     with TerminalProgress() as progress:
         (record,) = run_all(
             [job], settings=settings, clock=SystemClock(), on_event=progress, hard_timeout_s=hard_timeout_s
@@ -340,7 +340,7 @@ def evalset_lock(path: Annotated[str, typer.Argument(help="Name or folder of an 
 
     settings = load_settings()
     folder = find_evalset(path, settings)
-    typer.echo(f"{write_lock(folder, settings):,} documents pinned in {folder / 'corpus.lock'}")
+    typer.echo(f"{counted(write_lock(folder, settings), 'document')} pinned in {folder / 'corpus.lock'}")
 
 
 def _project(notebooks: Sequence[str] | None = None) -> Settings:
@@ -350,16 +350,6 @@ def _project(notebooks: Sequence[str] | None = None) -> Settings:
     settings = load_settings()
     settings.require_project(reads_evalset=not notebooks or not set(notebooks) <= set(UNDECIDED))
     return settings
-
-
-def _refuse_early(job: "Job", settings: Settings) -> None:
-    """Refuse what the notebook would refuse, before its kernel starts."""
-    from workbench.evaluation.start import examined
-    from workbench.rendering.progress import waiting
-    from workbench.runner.headless import planned
-
-    with waiting(f"reading what {job.notebook} reads"):
-        examined(job.notebook, planned(job, settings).parameters, settings)
 
 
 def _evalset(given: str, settings: Settings) -> str:

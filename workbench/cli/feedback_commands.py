@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from workbench.rendering.numbers import counted
+
 feedback_app = typer.Typer(no_args_is_help=True, help="Turn users' feedback into questions: a person decides.")
 _Evalset = Annotated[str, typer.Argument(help="Name of the evalset, or its folder.")]
 _Candidate = Annotated[str, typer.Argument(help="Id of a candidate, as `list` shows it.")]
@@ -32,7 +34,10 @@ def collect_candidates(evalset: _Evalset) -> None:
     from workbench.quality.feedback import collect
 
     new, lost = collect(evalset, load_settings())
-    typer.echo(f"{new} new candidates" + (f"; {len(lost)} traces are not stored any more" if lost else ""))
+    typer.echo(
+        f"{counted(new, 'new candidate')}"
+        + (f"; {counted(len(lost), 'trace is', 'traces are')} not stored any more" if lost else "")
+    )
 
 
 @feedback_app.command("list")

@@ -8,6 +8,7 @@ import typer
 
 from workbench.cli.lines import named_values, say
 from workbench.errors import ConfigError
+from workbench.rendering.numbers import counted
 
 if TYPE_CHECKING:
     from workbench.config import Settings
@@ -134,7 +135,10 @@ def from_hub(
         qrels_name=qrels_name,
         revision=revision,
     )
-    typer.echo(f"{len(evalset.documents):,} documents, {len(evalset.queries):,} questions; use it as: hub:{name}")
+    typer.echo(
+        f"{counted(len(evalset.documents), 'document')}, {counted(len(evalset.queries), 'question')}; use it "
+        f"as: hub:{name}"
+    )
 
 
 @import_app.command("judgements")

@@ -9,6 +9,7 @@ import typer
 from workbench.cli.import_commands import dollars, evalset_folder, import_app
 from workbench.cli.lines import named_values, say
 from workbench.errors import ConfigError
+from workbench.rendering.numbers import counted
 
 # What is read of each tool of `workbench.evalset.imports.log_tools`: a help page must not import the readers.
 TOOLS = {
@@ -88,7 +89,7 @@ def import_from(
             say(line)
     if ledger:
         new, old = book(log, Ledger(open_engine(settings.state_url)), prices, purpose or TOOLS_READ[tool].purpose)
-        say(f"ledger: {new:,} calls added, {old:,} were there already; see: workbench costs")
+        say(f"ledger: {counted(new, 'call')} added, {old:,} were there already; see: workbench costs")
 
 
 def inspect(

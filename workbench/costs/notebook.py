@@ -27,6 +27,7 @@ from workbench.costs.attribution import (
 from workbench.costs.bridge import cost_bridge, what_if
 from workbench.costs.invoices import read_invoice, reconcile
 from workbench.errors import ConfigError
+from workbench.evalset.evalset import Load, load_evalset
 from workbench.evaluation.experiment import finish_run
 from workbench.evaluation.gate import gate_of_counts
 from workbench.evaluation.provenance import SEED, build_parameters
@@ -117,7 +118,7 @@ class CostsExperiment:
         self.billed = read_invoice(*map(self._path, parameters.invoice)) if parameters.invoice else None
 
     @classmethod
-    def examined(cls, parameters: CostsParameters, settings: Settings) -> Self:
+    def examined(cls, parameters: CostsParameters, settings: Settings, load: Load = load_evalset) -> Self:
         """What a run would refuse is refused; the ledger is not read."""
         (found := cls.__new__(cls))._load(parameters, settings)
         return found

@@ -21,6 +21,7 @@ from workbench.evalset.texts import foreign_share, is_latin, spaceless, words
 from workbench.evalset.traffic import load_stream
 from workbench.evalset.workload import read_plan
 from workbench.records import Document, Query
+from workbench.rendering.numbers import counted
 from workbench.rendering.progress import Progress, advance, waiting
 
 
@@ -162,7 +163,9 @@ def summarise(findings: Sequence[Finding], *, every: bool = False) -> str:
         kind = (finding.file, finding.severity, _VARYING.sub("", finding.problem))
         kinds.setdefault((place,) if every else kind, []).append(finding)
     errors = sum(f.severity == "error" for f in findings)
-    count = f"{errors} errors, {len(findings) - errors} warnings" if findings else "no defect found"
+    count = (
+        f"{counted(errors, 'error')}, {counted(len(findings) - errors, 'warning')}" if findings else "no defect found"
+    )
     return "\n".join([*(_findings_line(first, others) for first, *others in kinds.values()), count])
 
 
@@ -222,7 +225,7 @@ def _hard_to_read(contents: Contents) -> Iterator[Finding]:
     """Questions that arms cannot make words of; all of a kind are one warning, at the first."""
     for what, holds in HARD_TO_READ.items():
         if found := [q.query_id for q in contents.queries if holds(q.text)]:
-            have = f"and {len(found) - 1} others have" if len(found) > 1 else "has"
+            have = f"and {counted(len(found) - 1, 'other has', 'others have')}" if len(found) > 1 else "has"
             yield of_query(contents, found[0], f"{have} {what}", "warning")
 
 

@@ -19,6 +19,7 @@ from workbench.config import Settings
 from workbench.errors import Defect, EvalsetError, unknown_name
 from workbench.evalset.docstrings import NAMESPACES
 from workbench.records import Document, content_hash
+from workbench.rendering.numbers import counted
 from workbench.rendering.progress import waiting
 
 READER = Path(__file__).with_name("docstrings.py")
@@ -185,7 +186,8 @@ def _difference(lock: Path, pinned: dict[str, str], found: dict[str, str]) -> st
     changed = sorted(k for k in pinned.keys() & found.keys() if pinned[k] != found[k])
     shown = ", ".join((missing + new + changed)[:5])
     return (
-        f"the corpus built here is not the one that {lock} pins: {len(missing)} documents missing, {len(new)} new, "
+        f"the corpus built here is not the one that {lock} pins: {counted(len(missing), 'document')} missing, "
+        f"{len(new)} new, "
         f"{len(changed)} with another text (first: {shown}). Judgements hold only for the pinned texts; another "
         "corpus needs an evalset of its own."
     )

@@ -18,6 +18,7 @@ from workbench.evalset.follow_ups import needs_turns
 from workbench.evalset.items import queries_of
 from workbench.evalset.workload import draw_requests, read_plan, topics_of
 from workbench.records import DEFAULT_TENANT, content_hash, file_hash
+from workbench.rendering.numbers import counted
 from workbench.rendering.progress import waiting
 
 STREAM_SCHEMA: Mapping[str, Any] = {
@@ -245,7 +246,7 @@ def _order(file: str, rows: Sequence[Row]) -> tuple[list[int], list[str | None],
     places = [0] * len(rows)
     for pos, i in enumerate(by_time):
         places[i] = pos
-    moved = f"{sum(p != i for i, p in enumerate(places)):,} of {len(rows):,} rows stood elsewhere"
+    moved = f"{sum(p != i for i, p in enumerate(places)):,} of {counted(len(rows), 'row')} stood elsewhere"
     how = "newest first" if newest_first else moved if by_time != in_order else "in this order already"
     return places, texts, [], [f"the requests are ordered by time (at); the file had them {how}"]
 

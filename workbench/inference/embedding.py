@@ -31,6 +31,7 @@ from workbench.inference.streams import in_time
 from workbench.inference.tapes import refuse_offline
 from workbench.inference.usage import counted_texts
 from workbench.inference.vendors import OVERLOADED, vendor_of
+from workbench.rendering.numbers import counted
 from workbench.telemetry.context import current
 
 LOCAL_EMBEDDERS: Mapping[str, type[MiniLM | WordLlama]] = {
@@ -341,7 +342,9 @@ def _ask_vectors(request: Request, timeout_s: float, give: Callable[[_Answer], b
         rows = sorted(answer.data, key=lambda row: row["index"])
         vectors = unit(np.array([row["embedding"] for row in rows], np.float32).reshape(len(rows), -1))
         if [row["index"] for row in rows] != list(range(len(texts))):
-            raise ValueError(f"{len(rows)} vectors came for {len(texts)} texts, or not one for each")
+            raise ValueError(
+                f"{counted(len(rows), 'vector')} came for {counted(len(texts), 'text')}, or not one for each"
+            )
         give((vectors, answer.model, counted_texts(answer.usage)))
     except Exception as error:  # litellm raises its own errors, openai's, httpx's and plain ones
         raise typed(error, request.model) from error

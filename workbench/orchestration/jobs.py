@@ -17,6 +17,7 @@ from workbench.orchestration.outages import is_outlived
 from workbench.orchestration.rows import ENDED, STATES, UNFINISHED
 from workbench.orchestration.step_calls import forget_calls, progress_of
 from workbench.orchestration.steps import Asking, Flow, FlowRun
+from workbench.rendering.numbers import counted
 from workbench.rendering.table import Column, Table
 
 _LOG = logging.getLogger("workbench")
@@ -123,7 +124,7 @@ def jobs_table(durable: Durable, *, limit: int = 100, status: str = "") -> Table
         Column("seconds", "number", digits=0),
         Column("note"),
     )
-    return Table(columns, tuple(rows), f"{len(rows)} runs, newest first")
+    return Table(columns, tuple(rows), f"{counted(len(rows), 'run')}, newest first")
 
 
 def _states(status: str) -> list[str]:

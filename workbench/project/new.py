@@ -3,7 +3,7 @@
 import glob
 import re
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -31,6 +31,7 @@ from workbench.project.init import gates_text
 from workbench.project.office import OFFICE
 from workbench.project.pages import PAGES, find_pages, passed_over, read_pages
 from workbench.records import Document, Query
+from workbench.rendering.numbers import counted
 from workbench.rendering.progress import waiting
 
 # What else a column may be called in files that were not made for this; the first that is there is taken.
@@ -165,11 +166,13 @@ def _read_documents(
         documents, defects = read_pages(pages)
         kinds = [path.suffix.lower() for _, path in pages]
         counts = ", ".join(f"{kinds.count(kind):,} {kind}" for kind in dict.fromkeys(kinds))
-        lines.append(f"{len(documents):,} documents of pages ({counts}): id = path below the folder, title = heading")
+        lines.append(
+            f"{counted(len(documents), 'document')} of pages ({counts}): id = path below the folder, title = heading"
+        )
         if other := passed_over(paths):
             ends = Counter(path.suffix.lower() or path.name for path in other)
             most = ", ".join(f"{count:,} {end}" for end, count in ends.most_common(_ENDINGS))
-            more = f", and {len(ends) - _ENDINGS} other kinds" if len(ends) > _ENDINGS else ""
+            more = f", and {counted(len(ends) - _ENDINGS, 'other kind')}" if len(ends) > _ENDINGS else ""
             lines.append(f"not read: {most}{more}; pages end in {', '.join(PAGES)}")
     for source in [*(str(path) for path in paths if path.suffix.lower() in TABLES), *stored]:
         read, dropped = tables.read(source, tables.query)
@@ -177,7 +180,7 @@ def _read_documents(
         rows, rest, wrong = beir_rows(table, DOCUMENT_NAMES, DOCUMENT_KEYS)
         found, _, odd = documents_of(str(read.path), rows)
         documents, defects = documents + found, defects + _shared_ids(read.path, told, odd) + wrong + odd
-        lines.append(f"{len(found):,} documents of {read.path}: {_said(told, [*rest, *dropped])}")
+        lines.append(f"{counted(len(found), 'document')} of {read.path}: {_said(told, [*rest, *dropped])}")
     if not documents and not defects:
         asked, inside = ", ".join(given), [p for path in paths for p in sorted(path.glob("*.lance")) if p.is_dir()]
         hint = f"; its LanceDB tables are named as {inside[0]}" if inside else ""
@@ -211,13 +214,13 @@ def _questions(
     if not stored and path.suffix.lower() not in TABLES:
         lines, defects = read_lines(path)
         queries = [Query(f"q{number}", line.strip(), cluster=f"q{number}") for number, line in lines]
-        return queries, [], [f"{len(queries):,} questions of {path}: one per line, ids made up"], defects
+        return queries, [], [f"{counted(len(queries), 'question')} of {path}: one per line, ids made up"], defects
     read, dropped = tables.read(source, tables.questions_query)
     table, told = _named_table(read, QUERY_NAMES, _ASKED, rename, "text", "q")
     rows, rest, defects = beir_rows(table, QUERY_NAMES, QUERY_KEYS)
     queries, _, wrong = queries_of(str(read.path), rows)
     judged, unread = of_queries(read.path, rows, quotes)
-    said = f"{len(queries):,} questions of {read.path}: {_said(told, [*rest, *dropped])}"
+    said = f"{counted(len(queries), 'question')} of {read.path}: {_said(told, [*rest, *dropped])}"
     return queries, judged, [said, *ungraded(read.path, rows)], [*defects, *wrong, *unread]
 
 
@@ -271,5 +274,28 @@ def tell(understood: NewEvalset, say: Tell) -> None:
     say(f"first document: {first.doc_id}, title {shown(first.title)}, text {shown(first.text[:_SHOWN_CHARACTERS])}")
     for query in understood.queries[:2]:
         say(f"question {query.query_id}: {shown(query.text[:_SHOWN_CHARACTERS])}")
-    judged = len({j.query_id for j in understood.judgements if j.grade > 0})
-    say(f"{judged:,} of {len(understood.queries):,} questions name a right document")
+    judged = _judged(understood)
+    say(f"{judged:,} of {counted(len(understood.queries), 'question names', 'questions name')} a right document")
+
+
+def _judged(understood: NewEvalset) -> int:
+    return len({j.query_id for j in understood.judgements if j.grade > 0})
+
+
+FEW = 400  # questions that settle which of many arms is near enough to the best of them, where these are close
+NARROW = "-p chunkers=whole -p strategies=full_text,vector,hybrid_weighted -p embedders=wordllama"
+
+
+def first_run(understood: NewEvalset, name: str) -> Iterator[str]:
+    """What to run first: few questions settle few arms, and fewer than some allow no verdict at all."""
+    from workbench.project.log_answers import TO_SPEAK
+
+    judged = _judged(understood)
+    if judged < TO_SPEAK:
+        lacking = counted(TO_SPEAK - judged, "more question")
+        yield f"a verdict takes about {TO_SPEAK} questions with a right document: add {lacking}, and make it anew"
+    if judged < FEW:
+        yield "few questions settle few arms; a first decision is nearest where three are compared:"
+        yield f"  workbench run retrieval --evalset {name} {NARROW}"
+        yield "all arms, which take some hundred questions where the best are close:"
+    yield f"next: workbench run retrieval --evalset {name}"

@@ -27,13 +27,14 @@ from workbench.evaluation.compare import spent
 from workbench.evaluation.decision import ArmFacts, Outcome, decide, make_claims
 from workbench.evaluation.experiment import KEPT, OBJECTIVE
 from workbench.evaluation.finalists import as_now, beside
-from workbench.evaluation.flips import CALL, FALSE_HIT, flip_points
+from workbench.evaluation.flips import CALL, FALSE_HIT, flip_points, former_units
 from workbench.evaluation.gate import account
 from workbench.evaluation.in_use import anchor_path, read_artefact
 from workbench.inference.messages import Request
 from workbench.inference.prices import PriceTable
 from workbench.inference.recordings import FOLDER, Recorded, Recordings, is_copy, recordings_sha256
 from workbench.records import Claim, Decision
+from workbench.rendering.numbers import counted
 from workbench.routing.candidates import RoutedArm, model_arms, route_all
 from workbench.routing.policies import load_router
 from workbench.routing.prompts import load_prompts
@@ -180,7 +181,7 @@ def _arms(accepted: Accepted) -> Iterator[Checked]:
     if accepted.decision.arm not in stated:
         yield Checked("arms", "contradicted", f"the decided arm {accepted.decision.arm} is none of those tested")
     if not strange and not missing:
-        yield Checked("arms", "verified", f"{len(stated)} arms, of which there are scores and claims")
+        yield Checked("arms", "verified", f"{counted(len(stated), 'arm')}, of which there are scores and claims")
 
 
 def _priced(d: Decision) -> Iterator[Checked]:
@@ -208,7 +209,11 @@ def _paired(accepted: Accepted, clusters: Mapping[str, Mapping[str, str]]) -> It
     d, name, scores = accepted.decision, accepted.evalset.name, accepted.scores
     of_item = {i: clusters["test"].get(i) or clusters["test"].get(i.partition(":")[2]) for i in set(scores["item_id"])}
     if strange := sorted(i for i, cluster in of_item.items() if cluster is None):
-        yield Checked("claims", "contradicted", f"{len(strange)} scored items are not of test, first {strange[0]!r}")
+        yield Checked(
+            "claims",
+            "contradicted",
+            f"{counted(len(strange), 'scored item is', 'scored items are')} not of test, first {strange[0]!r}",
+        )
         return
     families = {item: str(cluster) for item, cluster in of_item.items()}
     whole = d.notebook not in OF_A_PART and families.keys() & clusters["test"].keys()
@@ -240,9 +245,14 @@ def _paired(accepted: Accepted, clusters: Mapping[str, Mapping[str, str]]) -> It
     yield from _outcome(d, outcome, told)
     notes = [*outcome.notes, *beside(claims, d.rule, outcome, d.chosen_share)]
     stated = {as_now(note, d.rule) for note in d.notes}
-    yield judge("notes", [note for note in notes if note not in stated], [], f"of {len(notes)} notes it lacks")
+    yield judge(
+        "notes", [note for note in notes if note not in stated], [], f"of {counted(len(notes), 'note')} it lacks"
+    )
     if further := sorted(stated - set(notes)):
-        told = f"{len(further)} notes rest on more than the scores that are kept, first: {further[0][:80]!r}"
+        told = (
+            f"{counted(len(further), 'note rests', 'notes rest')} on more than the scores that are kept, "
+            f"first: {further[0][:80]!r}"
+        )
         yield Checked("further notes", "not verified", f"{told}; {ASK_AGAIN.format(d.notebook)}")
 
 
@@ -288,7 +298,10 @@ def _flips_again(d: Decision) -> Iterator[Checked]:
     if d.flips is None:
         yield Checked("flips", "not verified", f"it was accepted before there were any; {ASK_AGAIN.format(d.notebook)}")
         return
-    found, stated = ({f.figure: [*to_plain(f).items()] for f in flips} for flips in (flip_points(d), d.flips))
+    now, formerly = {f.figure: f for f in flip_points(d)}, former_units(d)
+    before = {f.figure: f.unit for f in d.flips if f.unit == formerly.get(f.figure)}
+    now |= {name: replace(now[name], unit=unit) for name, unit in before.items() if name in now}
+    found, stated = ({f.figure: [*to_plain(f).items()] for f in flips} for flips in (now.values(), d.flips))
     measured = sorted((stated.keys() - found.keys()) & {MEASURED}) if d.notebook == "stack" else []
     for name in [n for n in {**found, **stated} if n not in measured]:
         yield judge(f"flips of {name}", found.get(name), stated.get(name), "its claims give")
@@ -334,7 +347,7 @@ def _claim_fields(found: Claim, stated: Claim, told: str) -> Iterator[Checked]:
         yield Checked(f"{found.arm} against {', '.join(pairs)}", "contradicted", "no such arm was tested: dropped?")
     if not wrong:
         what = f"{told} {found.estimate:.6f} [{found.estimate_low:.6f}, {found.estimate_high:.6f}], at least "
-        what += f"{found.low:+.6f} against {found.best or 'no other'}, and {len(found.pairs)} paired bounds"
+        what += f"{found.low:+.6f} against {found.best or 'no other'}, and {counted(len(found.pairs), 'paired bound')}"
         yield Checked(f"claim of {found.arm}", "verified", what)
 
 
@@ -376,8 +389,12 @@ def _same_scores(accepted: Accepted, claim: Claim, found: Mapping[str, float], w
     """Committed scores of one arm against those that were found anew, item by item."""
     mine = dict(accepted.scores.filter(pl.col("arm") == claim.arm).select("item_id", "value").iter_rows())
     moved = sorted(item for item, value in found.items() if not _same(mine.get(item), value))
-    told = f"{len(moved)} of {len(found)} scores are not those of {where}, first {moved[0]}" if moved else ""
-    done = f"{len(found)} scores are those of {where}"
+    told = (
+        f"{len(moved)} of {counted(len(found), 'score is', 'scores are')} not those of {where}, first {moved[0]}"
+        if moved
+        else ""
+    )
+    done = f"{counted(len(found), 'score is', 'scores are')} those of {where}"
     yield Checked(f"scores of {claim.arm}", "contradicted" if moved else "verified", told or done)
 
 
@@ -391,7 +408,11 @@ def _cache_rates(accepted: Accepted) -> Iterator[Checked]:
     part = study.parts["test"]
     places = {item_id(i): i for i in range(len(stream))[part]}
     if strange := sorted(set(accepted.scores["item_id"]) - places.keys()):
-        yield Checked("claims", "contradicted", f"{len(strange)} scored requests are not of test, first {strange[0]}")
+        yield Checked(
+            "claims",
+            "contradicted",
+            f"{counted(len(strange), 'scored request is', 'scored requests are')} not of test, first {strange[0]}",
+        )
         return
     exact = replay(stream, None)
     for claim in d.claims:

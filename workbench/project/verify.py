@@ -29,6 +29,7 @@ from workbench.inference.prices import Work, project_prices
 from workbench.project.history import History, gates_hashes, look_back
 from workbench.project.recompute import ASK_AGAIN, Accepted, Checked, beside_claims, judge, raw_outcomes, recompute
 from workbench.records import Decision, content_hash, file_hash
+from workbench.rendering.numbers import counted
 from workbench.routing.recorded import retrieval_usd
 from workbench.routing.route import HITS, PROMPTS, model_inputs
 from workbench.runner.decisions import other_rule, policy_of
@@ -289,7 +290,8 @@ def _uses(accepted: Accepted) -> Iterator[Checked]:
     uses = [use for use in path.read_text(encoding="utf-8").split() if use.startswith(split)]
     if mine not in uses:
         told = (
-            f"{len(uses)} sets of arms are listed, and this one ({mine}) is none: was an arm or a use dropped or added?"
+            f"this set of arms ({mine}) is not among the {counted(len(uses), 'set')} listed: was an arm or a use "
+            "dropped or added?"
         )
         yield Checked("uses of the test split", "contradicted", told)
         return

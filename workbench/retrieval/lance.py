@@ -24,6 +24,7 @@ import polars as pl
 
 from workbench.errors import StoreError
 from workbench.extras import put_off
+from workbench.rendering.numbers import counted
 from workbench.retrieval.indexing import (
     NGRAM,
     TEXT_INDEX,
@@ -159,7 +160,7 @@ class LanceStore:
         if not rows:
             return 0
         data = _arrow(rows, self.dimension)
-        with reported(f"write {len(rows)} chunks to {self._uri}"):
+        with reported(f"write {counted(len(rows), 'chunk')} to {self._uri}"):
             merge = self._table.merge_insert("chunk_id").when_matched_update_all().when_not_matched_insert_all()
             committed(lambda: merge.execute(data))
         return len(rows)
@@ -451,7 +452,7 @@ def _vector_config(vector: IvfPq | HnswSq | Hnsw, rows: int) -> Any:
         )
     if rows < vector.min_rows:
         raise StoreError(
-            f"{vector!r} learns {vector.min_rows} codes from the vectors, and the table has {rows}; "
+            f"{vector!r} learns {counted(vector.min_rows, 'code')} from the vectors, and the table has {rows}; "
             "ingest more, or use Exact() or HnswSq()"
         )
     return index.IvfPq(

@@ -23,6 +23,7 @@ import sqlalchemy as sa
 
 from workbench.errors import StoreError, TenantError
 from workbench.records import Hit
+from workbench.rendering.numbers import counted
 from workbench.retrieval.indexing import TEXT_INDEX, VECTOR_INDEX, Exact, FullTextIndex, Hnsw, IndexState, VectorIndex
 from workbench.retrieval.postgres_session import Sessions, reported, set_settings
 from workbench.retrieval.postgres_sql import (
@@ -105,7 +106,9 @@ class PostgresStore:
         vectors = checked_vectors(rows, self.dimension)
         with reported("turn rows into columns"):
             copied = copied_rows(rows, vectors)
-        with self._sessions.writing(f"write {len(rows)} chunks to", {row.tenant_id for row in rows}) as connection:
+        with self._sessions.writing(
+            f"write {counted(len(rows), 'chunk')} to", {row.tenant_id for row in rows}
+        ) as connection:
             for statement in STAGE:
                 connection.execute(sa.text(statement))
             driver: Any = connection.connection.driver_connection  # SQLAlchemy has no COPY

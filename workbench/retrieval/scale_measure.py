@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from workbench.inference.encoders import give_back
+from workbench.rendering.numbers import counted
 from workbench.rendering.progress import waiting
 from workbench.retrieval.indexing import Exact, Hnsw, HnswSq, IvfPq, VectorIndex
 from workbench.retrieval.postgres_server import disk_mb, drop_table, process_mb, server_memory_mb
@@ -57,7 +58,7 @@ def measure_scale(max_rows: int, places: Mapping[str, str | Path]) -> Scale:
     points: list[ScalePoint] = []
     for rows in [n for n in STEPS if n <= max_rows]:
         for kind, place in places.items():
-            with waiting(f"indices of {rows:,} rows in {kind}"):
+            with waiting(f"indices of {counted(rows, 'row')} in {kind}"):
                 points += measure_step(kind, place, rows)
     return Scale(machine(), today(), DIMENSION, tuple(points))
 

@@ -294,7 +294,15 @@ def check(
         tell(told)
     left = [job for job, record in zip(jobs, taken, strict=True) if record is None]
     records = iter(
-        run_all(left, settings=settings, clock=clock, on_event=on_event, workers=workers, hard_timeout_s=hard_timeout_s)
+        run_all(
+            left,
+            settings=settings,
+            clock=clock,
+            on_event=on_event,
+            workers=workers,
+            hard_timeout_s=hard_timeout_s,
+            ahead=False,
+        )
     )
     return _checks(found, [record or next(records) for record in taken])
 
@@ -303,7 +311,7 @@ def check_each(
     settings: Settings, accepted: Sequence[tuple[str, Decision]], *, clock: Clock, hard_timeout_s: float = 3600.0
 ) -> list[Check]:
     """Like `check`, of some of `accepted_decisions`: pairs of an evalset's name and its decision; all are run."""
-    records = run_all(_jobs(accepted), settings=settings, clock=clock, hard_timeout_s=hard_timeout_s)
+    records = run_all(_jobs(accepted), settings=settings, clock=clock, hard_timeout_s=hard_timeout_s, ahead=False)
     return _checks(accepted, records)
 
 

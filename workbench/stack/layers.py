@@ -16,11 +16,11 @@ import sqlalchemy as sa
 from workbench.config import Settings
 from workbench.costs.attribution import Spend, load_spend
 from workbench.evaluation.run_record import RunRecord
-from workbench.evaluation.sentences import usd
 from workbench.inference.prices import project_prices
 from workbench.inference.weights import WEIGHTS, is_there
 from workbench.orchestration.runs_database import flows_url, runs_schema
 from workbench.records import Decision
+from workbench.rendering.numbers import counted, percent, usd
 from workbench.rendering.table import Table
 from workbench.rendering.text import cell_html, escape, verdict_label
 from workbench.state import open_engine, reader
@@ -192,20 +192,22 @@ def _decisions(settings: Settings) -> list[tuple[Path, Decision]]:
 def _inference(settings: Settings, spend: Spend | None) -> Iterator[LayerFact]:
     prices = project_prices(settings.root)
     own = settings.root / "models.toml"
-    told = f"{len(prices.models)} models with a price, version {prices.version}"
+    told = f"{counted(len(prices.models), 'model')} with a price, version {prices.version}"
     yield LayerFact("inference", "prices", told, "", prices.version.partition("+")[0], own if own.is_file() else None)
     there = [name for name, weights in WEIGHTS.items() if is_there(weights, settings.cache / "weights")]
     yield LayerFact("inference", "local models", ", ".join(there), "")
     if spend is not None:
         models = spend.by("model")
         calls, last = spend.rows["call_id"].n_unique(), str(spend.rows["started"].max())
-        measured = f"{calls:,} calls, {usd(spend.total_nanos / 1e9)}"
-        yield LayerFact("inference", "calls", f"{len(models)} models were asked", measured, last[:10])
+        measured = f"{counted(calls, 'call')}, {usd(spend.total_nanos / 1e9)}"
+        yield LayerFact(
+            "inference", "calls", f"{counted(len(models), 'model was', 'models were')} asked", measured, last[:10]
+        )
 
 
 def _orchestration(tables: dict[str, int]) -> Iterator[LayerFact]:
     if tables.get(FLOWS):
-        yield LayerFact("orchestration", "durable flows", "runs are kept", f"{tables[FLOWS]:,} runs")
+        yield LayerFact("orchestration", "durable flows", "runs are kept", f"{counted(tables[FLOWS], 'run')}")
 
 
 def _evaluation(settings: Settings, tables: dict[str, int]) -> Iterator[LayerFact]:
@@ -217,17 +219,17 @@ def _evaluation(settings: Settings, tables: dict[str, int]) -> Iterator[LayerFac
     records = [RunRecord.load(path) for path in sorted(runs.iterdir()) if path.is_dir()] if runs.is_dir() else []
     if records:
         last, done = records[-1], sum(record.status == "done" for record in records)
-        told = f"{len(records):,} runs, {done:,} done"
+        told = f"{counted(len(records), 'run')}, {done:,} done"
         yield LayerFact(layer, "runs", "", told, last.started[:10], last.report or last.run_dir)
     if tables.get("wb_span"):
-        yield LayerFact(layer, "traces", "spans are stored", f"{tables['wb_span']:,} spans")
+        yield LayerFact(layer, "traces", "spans are stored", f"{counted(tables['wb_span'], 'span')}")
 
 
 def _caching_layer(spend: Spend | None) -> Iterator[LayerFact]:
     if spend is None:
         return
     for row in (r for r in spend.by("status").iter_rows(named=True) if r["status"] == "cached"):
-        told = f"{row['calls']:,} answers from our cache saved {usd(row['saved_nanos'] / 1e9)}"
+        told = f"{counted(row['calls'], 'answer')} from our cache saved {usd(row['saved_nanos'] / 1e9)}"
         yield LayerFact("caching", "hits", "a cache serves", told)
 
 
@@ -257,11 +259,16 @@ def _money_gaps(spend: Spend | None) -> Iterator[Gap]:
     found = {row["gap"]: row for row in spend.gaps().iter_rows(named=True)}
     if n := found["no price"]["calls"]:
         needs = "their prices in models.toml in the project's root"
-        yield Gap("inference", f"{n:,} calls have no price", "what they cost", needs)
+        yield Gap("inference", f"{counted(n, 'call has', 'calls have')} no price", "what they cost", needs)
     if n := found["no tenant"]["calls"]:
         share = found["no tenant"]["share_of_cost"]
         needs = "attributed(tenant_id=...) around the calls"
-        yield Gap("inference", f"{n:,} calls name no tenant ({100 * share:.1f}% of the money)", "margins", needs)
+        yield Gap(
+            "inference",
+            f"{counted(n, 'call names', 'calls name')} no tenant ({percent(share, 1)} of the money)",
+            "margins",
+            needs,
+        )
 
 
 def _decision_gaps(settings: Settings, decisions: Sequence[Decision]) -> Iterator[Gap]:
@@ -281,7 +288,7 @@ def _decision_gaps(settings: Settings, decisions: Sequence[Decision]) -> Iterato
 
 def _weak(layer: str, decision: Decision, what: str) -> Iterator[Gap]:
     if decision.verdict == "inconclusive" and decision.items_needed:
-        few = f"{decision.items_needed[0]:,} more questions with answers"
+        few = f"{counted(decision.items_needed[0], 'more question')} with answers"
         yield Gap(layer, f"{decision.notebook} on {decision.evalset} cannot tell", what, few)
     if decision.synthetic:
         needs = "your own traffic: workbench import stream"

@@ -15,6 +15,7 @@ from workbench.evalset.imports.call_logs import read_langfuse, read_litellm, rea
 from workbench.evalset.imports.eval_logs import read_inspect, read_lm_eval, read_promptfoo
 from workbench.evalset.imports.span_logs import read_openinference, read_otlp
 from workbench.evalset.imports.tool_log import ToolLog, at
+from workbench.rendering.numbers import counted
 from workbench.rendering.progress import waiting
 
 _HEAD = 200_000
@@ -54,7 +55,7 @@ def read_log(tool: str, paths: Sequence[Path]) -> ToolLog:
         log = TOOLS[tool].read(paths)
     if not (log.calls or log.searches or log.scores):
         some = log.aside[:20]
-        told = f"{', '.join(str(p) for p in paths)}: none of {log.read:,} rows can be used as a log of {tool}"
+        told = f"{', '.join(str(p) for p in paths)}: none of {counted(log.read, 'row')} can be used as a log of {tool}"
         raise EvalsetError(f"{told}{'; the first' if some else ''}", some) if some else EvalsetError(told)
     return log
 

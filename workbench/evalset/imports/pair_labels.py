@@ -24,6 +24,7 @@ from workbench.evalset.imports.judgements import FILL, agreement, nothing_filled
 from workbench.evalset.imports.requests import PAIR_NAMES, pair_line
 from workbench.evalset.traffic import Pair, load_pairs, load_stream, same_words, words_key
 from workbench.records import DEFAULT_TENANT, content_hash
+from workbench.rendering.numbers import counted
 from workbench.rendering.progress import waiting
 
 PAIR_SHEET = "pairs_to_judge.jsonl"
@@ -131,13 +132,13 @@ def import_pair_labels(
             path, path.stem if stems.count(path.stem) == 1 else str(path), keys, partly=partly
         )
         if empty:
-            tell(f"{empty:,} rows of {path} are not filled and left aside")
+            tell(f"{counted(empty, 'row')} of {path} left aside, as not filled")
         rows, defects = rows + found, defects + wrong
     first, second, twice = opinions(rows)
     said = {unordered(pair.tenant_id, pair.query_a, pair.query_b): pair.same_answer for pair in known}
     labels = [label for label in first.values() if said.get(label.pair) != bool(label.grade)]
     if again := len(first) - len(labels):
-        tell(f"{again:,} pairs are labelled so already, and left aside")
+        tell(f"{counted(again, 'pair is', 'pairs are')} labelled so already, and left aside")
     defects += [*twice, *_again(labels, known)]
     roots, contradictions = _joined_keys(labels, known, keys)
     made_up = {words_key(query) for query in stream.queries}
@@ -152,7 +153,7 @@ def import_pair_labels(
         raise EvalsetError(nothing_filled(paths, "same_answer"))
     if not labels:
         return []
-    for line in agreement(first, second, "pairs"):
+    for line in agreement(first, second, "pair"):
         tell(line)
     return _write_pairs(folder, labels, known, keys, roots, tell)
 
@@ -281,10 +282,14 @@ def _write_pairs(
         if moved:
             write_whole(stream, data.getvalue())
     same = sum(pair.same_answer for pair in pairs)
-    tell(f"{same:,} pairs may share an answer: {moved:,} requests of the stream have another's answer key now")
+    tell(
+        f"{counted(same, 'pair')} may share an answer: "
+        f"{counted(moved, 'request of the stream has', 'requests of the stream have')} another's "
+        "answer key now"
+    )
     if same < len(pairs):
         limit = "[caching] must_differ_limit in gates.toml (0 unless set) says how many a cache may serve, beside alpha"
-        tell(f"{len(pairs) - same:,} pairs must not share one; {limit}")
+        tell(f"{counted(len(pairs) - same, 'pair')} must not share one; {limit}")
     elif not any(not pair.same_answer for pair in known):
         lower = f"find some at a lower cosine: workbench evalset pairs {folder.name} --least 0.7"
         tell(

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from workbench.evalset.cells import Unusable, shown
 from workbench.records import Document
+from workbench.rendering.numbers import counted
 
 _NAMED, _BEGINNING = 3, 4
 
@@ -45,7 +46,7 @@ class Quotes:
             raise Unusable(f"{told} the quote {shown(words)}{_beginning(words, texts)}")
         if len(found) > 1:
             more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
-            where = f"{len(found)} documents ({', '.join(found[:_NAMED])}{more})"
+            where = f"{counted(len(found), 'document')} ({', '.join(found[:_NAMED])}{more})"
             raise Unusable(f"the quote {shown(words)} stands in {where}; quote more, or name them by id")
         return found[0]
 

@@ -19,6 +19,7 @@ from workbench.evalset.cells import Unusable, number, parse_json, shown, times_o
 from workbench.evalset.files import Row, read_table, read_text, refuse, scan_jsonl
 from workbench.inference.messages import Usage
 from workbench.inference.prices import PriceTable
+from workbench.rendering.numbers import counted
 
 Source = Literal["human", "model", "code"]
 _DATED = re.compile(r"-(\d{4}-\d{2}-\d{2}|\d{8})$")
@@ -157,7 +158,7 @@ class ToolLog:
         """Lines on what was read, used and set aside; of each reason the first lines."""
         used = self.read - self.spare - len(self.aside)
         spare = f", {self.spare:,} are of other work" if self.spare else ""
-        out = [f"{self.tool}: {self.read:,} rows read, {used:,} used, {len(self.aside):,} set aside{spare}"]
+        out = [f"{self.tool}: {counted(self.read, 'row')} read, {used:,} used, {len(self.aside):,} set aside{spare}"]
         reasons: dict[tuple[str, str], list[int]] = {}
         for defect in self.aside:
             reasons.setdefault((defect.file, defect.problem), []).append(defect.line)

@@ -6,6 +6,7 @@ from typing import Any
 from workbench.errors import ConfigError, EvalsetError, unknown_name
 from workbench.evalset.cells import Unusable, share
 from workbench.evalset.files import Row, TableFile
+from workbench.rendering.numbers import counted
 
 RULE = (
     "models are the columns that --models names; else those with a cost beside them (MODEL|total_cost, MODEL_cost, "
@@ -69,7 +70,7 @@ def unfold(
             calls.append((line, {**prompt, **mine, "model": model, "columns": parts[model]}))
     used = {theirs for mine in parts.values() for theirs in mine.values()} | set(shared.values()) | set(filters)
     rest = [column for column in table.columns if column not in used]
-    notes.append(f"one row a prompt was unfolded into {len(found)} models, {', '.join(found)} ({why})")
+    notes.append(f"one row a prompt was unfolded into {counted(len(found), 'model')}, {', '.join(found)} ({why})")
     return calls, rest
 
 
