@@ -81,7 +81,7 @@ def show(
 
 
 def batches(folder: Path) -> dict[str, list[Labelled]]:
-    """Pairs of an evalset by batch but the first dev pairs, and those of ``pairs.NAME.jsonl``, which no decision rests on."""
+    """Pairs of an evalset by batch, without the first of dev, and those of ``pairs.NAME.jsonl``."""
     files = sorted(folder.glob("pairs*.jsonl"))
     found: dict[str, list[Labelled]] = {}
     for row in map(json.loads, chain.from_iterable(p.read_text(encoding="utf-8").splitlines() for p in files)):

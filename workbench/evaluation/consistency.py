@@ -59,7 +59,7 @@ def differences(stated: Decision, found: Decision, policy: Rule) -> list[str]:
     told += _told("", {"use of the test split": stated.rule.use}, {"use of the test split": found.rule.use})
     rebuilt = any(c.spread is not None for c in (*stated.claims, *found.claims))
     if not rebuilt:
-        told += _told("", *({n: getattr(d, n) for n in _WHOLE} for d in (stated, found)))
+        told += _told("", {n: getattr(stated, n) for n in _WHOLE}, {n: getattr(found, n) for n in _WHOLE})
         told += _told("chosen_share of ", stated.chosen_share, _shares(stated, found), within=SHARES)
     again = {c.arm: c for c in found.claims}
     told += [f"no claim about {arm}, which was tested" for arm in again if arm not in stated.arms]

@@ -237,8 +237,7 @@ class Experiment(Generic[P, S]):
     def count_test_use(self, arms: Collection[str]) -> int:
         """Note that these arms were judged on this test split; returns which use of it this is, from 1.
 
-        A test split that is asked often enough says yes to something; new questions begin anew. The list of this
-        machine is in the cache; accepting a decision commits it beside the decision.
+        A test split that is asked often enough says yes to something. `split_uses` says what counts, and from where.
         """
         return self._uses(mine := name_use(self.inputs, arms)).index(mine) + 1
 
@@ -355,7 +354,8 @@ class Experiment(Generic[P, S]):
 
         ``steps`` are further ones whose invariants are counted, such as the scores on dev.
         """
-        counted = [pair for step in (test, *steps) for pair in step.invariants.items()]
+        every: list[Counted] = [test, *steps]
+        counted = [pair for step in every for pair in step.invariants.items()]
         counts: dict[str, int | None] = {name: sum(n for each, n in counted if each == name) for name, _ in counted}
         asked = replace(decision, claims=tuple(c for c in decision.claims if c.note != KEPT))
         gate = check_gate(

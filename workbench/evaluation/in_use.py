@@ -81,8 +81,9 @@ def split_uses(
 ) -> list[str]:
     """Sets of arms that were judged on a test split, oldest first, with this one.
 
-    What was judged on another split counts here too if that one had half of these items: judgements that are mended,
-    and questions that are left out or moved, once scores are known, make no split that nobody has looked at.
+    The list of this machine is in the cache; accepting a decision commits it beside the decision. What was judged on
+    another split counts here too if that one had half of these items: judgements that are mended, and questions that
+    are left out or moved, once scores are known, make no split that nobody has looked at.
 
     Parameters
     ----------
