@@ -94,7 +94,11 @@ class Searcher:
         self.rest()
 
     def rest(self) -> None:
-        """Let the encoders, and what counts tokens, give back what they can do without until the next text."""
+        """Let the encoders, and what counts tokens, give back what they can do without until the next text.
+
+        The hashes of documents go too: all tables that need them are made by then.
+        """
+        self._digests.clear()
         for each in (*self.embedders.values(), self.tokenizer):
             rest(each)
 
