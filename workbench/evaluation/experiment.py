@@ -465,8 +465,8 @@ class PairedExperiment(Experiment[Q, S], ABC):
         places = ((self.accepted, decision_path), (self.anchor, anchor_path))
         before = {d.arm: (d, place(self.evalset.path, self.notebook)) for d, place in places if d is not None}
         gone = {a: found for a, found in before.items() if a in (rule.reference, rule.anchor) and a not in test.names}
-        scores, kept, note = with_kept(test.of(rule.metric), gone)
-        against = with_kept(test.against(rule.metric), gone)[0]
+        scores, kept, note = with_kept(test.of(rule.metric), gone, self.rate)
+        against = with_kept(test.against(rule.metric), gone, self.rate)[0]
         facts = [*facts, *kept]
         if not self.rechecks:
             rule = replace(rule, use=self.count_test_use([f.name for f in facts]))
