@@ -52,5 +52,5 @@ def test_share_that_names_nobody_stands_below_the_table(state_url, engine):
     row_of = {"tenant_id": "acme", "feature": "find"}
     ledger = Ledger(engine)
     ledger.add([row(f"c{i}", 0, 300, **row_of) for i in range(3)] + [row("d", 0, 100, tenant_id="acme")])
-    said = "10.0% of the money and 25.0% of the calls name no tenant or no feature; attributed("
+    said = "10.0 % of the money and 25.0 % of the calls name no tenant or no feature; attributed("
     assert shown(state_url)[-1].startswith(said)

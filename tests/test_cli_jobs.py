@@ -69,7 +69,7 @@ def test_a_job_from_its_submission_to_its_replay(project):
     assert any("'A B'" in line or "A B" in line for line in different)
     (project / "own_words.py").write_text(OWN.replace("text.upper()", "text.title()"))
     env = called(project, "replay", first)  # "A B" is the same either way
-    assert env[0] == "1 of 1 recorded runs are repeated"
+    assert env[0] == "1 of 1 recorded run is repeated"
     (project / "own_words.py").write_text(OWN.replace("text.upper()", "text.upper() + '!'"))
     page = project / "replay.html"
     called(project, "replay", "--all", "--html", str(page), code=1)
@@ -80,8 +80,8 @@ def test_jobs_of_an_age_are_deleted_with_traces_if_asked(project):
     called(project, "jobs", "submit", "own_words:words", "a b")
     called(project, "jobs", "work", "--when-done")
     runs, traces = called(project, "jobs", "prune", "--older-than", "0h", "--traces")
-    assert runs.startswith("deleted: 1 runs that ended before 20")
-    assert traces == "deleted: 1 traces with 3 spans"
+    assert runs.startswith("deleted: 1 run that ended before 20")
+    assert traces == "deleted: 1 trace with 3 spans"
     (refused,) = called(project, "jobs", "prune", "--older-than", "30", code=3)
     assert refused == "error: --older-than is a whole number of hours, days or weeks: 12h, 30d, 8w; found '30'"
 

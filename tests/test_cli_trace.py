@@ -110,5 +110,5 @@ def test_traces_are_forgotten_up_to_a_moment_that_is_past(trace_id: str) -> None
         assert (code, why in output) == (3, True)
     assert trace_id in CliRunner().invoke(app, ["trace"]).stdout
     time.sleep(1.05)  # the moment is given in whole seconds
-    assert forget(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S}")[1].startswith("forgotten: 1 traces with 2 spans")
+    assert forget(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S}")[1].startswith("forgotten: 1 trace with 2 spans")
     assert CliRunner().invoke(app, ["trace"]).stdout == "no trace is stored yet\n"

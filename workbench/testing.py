@@ -14,6 +14,7 @@ import numpy.typing as npt
 from workbench.config import Clock
 from workbench.errors import AttemptTimeout, ProviderError, WorkbenchError
 from workbench.inference.messages import Request, Response, Usage
+from workbench.rendering.numbers import counted
 
 Said = str | Response | BaseException
 
@@ -151,6 +152,6 @@ class ScriptedModel:
             return str(request.messages[-1].get("content"))
         if len(self.requests) >= len(self.script):
             raise WorkbenchError(
-                f"the script of {len(self.script)} answers has ended, and {request.model} is asked again"
+                f"the script of {counted(len(self.script), 'answer')} has ended, and {request.model} is asked again"
             )
         return self.script[len(self.requests)]

@@ -79,8 +79,8 @@ def test_the_sheet_is_blind_and_holds_each_pair_once(mine):
     assert frozenset(("sort rows by value", "sort all rows by value")) in pairs
     assert not any(len({" ".join(text.lower().split()) for text in pair}) == 1 for pair in pairs), "the same words"
     assert [row["id"] for row in rows] == sorted(row["id"] for row in rows), "no order that tells"
-    assert any(line.startswith("cosine from 0.95 up: 1 pairs") for line in said)  # the same words in another order
-    assert said[-4].startswith("no pair is worth labelling yet: 3 near repeats in the calibration part do not give")
+    assert any(line.startswith("cosine from 0.95 up: 1 pair") for line in said)  # the same words in another order
+    assert said[-4].startswith("no pair is worth labelling yet: 3 near repeats in the calibration part cannot give")
     assert said[-3].startswith("of 8 requests, 0 only fill the cache (--warmup,"), "why they are so few"
 
 
@@ -118,7 +118,7 @@ def test_what_is_labelled_is_not_drawn_again_and_labels_are_never_overwritten(mi
         drawn(mine)
     said = []
     import_pair_labels([path], "mine", settings=mine, tell=said.append, partly=True)
-    assert said[0] == f"2 rows of {path} are not filled and left aside"
+    assert said[0] == f"2 rows of {path} left aside, as not filled"
     assert said[-1].endswith("stays provisional; find some at a lower cosine: workbench evalset pairs mine --least 0.7")
     again, rest = drawn(mine)
     assert {row["id"] for row in rest} == {r["id"] for r in rows if "tables" not in f"{r['query_a']} {r['query_b']}"}
@@ -176,14 +176,14 @@ def test_labels_that_contradict_each_other_by_way_of_others_are_told_with_the_wa
         import_pair_labels([sheet(mine, (one, three, 1, "ann"))], "mine", settings=mine)
     said: list[str] = []
     assert not import_pair_labels([sheet(mine, (one, three, 0, "ann"))], "mine", settings=mine, tell=said.append)
-    assert said == ["1 pairs are labelled so already, and left aside"]
+    assert said == ["1 pair is labelled so already, and left aside"]
 
 
 def test_two_people_are_compared_and_given_answer_keys_are_not_changed(mine):
     one, two = ASKED[4], ASKED[5]
     said, path = [], sheet(mine, (one, two, 1, "ann"), (two, one, 0, "bob"))
     import_pair_labels([path], "mine", settings=mine, tell=said.append)
-    assert said[0].startswith("two people judged 1 of 1 pairs: the same grade 0 times (0%), Cohen's kappa 0.00;")
+    assert said[0].startswith("two people judged 1 of 1 pair: the same grade 0 times (0 %), Cohen's kappa 0.00;")
     own = pl.DataFrame({"query": ["why", "how"], "intent": ["x", "y"]})
     own.write_csv(mine.root / "own.csv")
     import_stream(mine.root / "own.csv", mine.evalsets / "own")
@@ -240,7 +240,7 @@ def test_bands_that_lack_pairs_that_must_differ_are_told_with_about_how_many():
     assert told.startswith("label about 27 more"), (
         "families have one name in both, and are counted where they are nearest"
     )
-    assert told.endswith("and 20% of the labelled ones there must differ, so that it takes some 135")
+    assert told.endswith("and 20 % of the labelled ones there must differ, so that it takes some 135")
 
 
 def test_pairs_that_must_differ_are_enough_where_every_band_has_its_share_and_dev_is_another_matter():
@@ -253,7 +253,7 @@ def test_pairs_that_must_differ_are_enough_where_every_band_has_its_share_and_de
         of_dev, cosines, [], 0.88, 30
     )
     one = [replace(pair, cluster="the same") for pair in pairs]
-    assert "and has 1 families" in near_negatives_told(one, cosines, [], 0.88, 30)
+    assert "and has 1 family" in near_negatives_told(one, cosines, [], 0.88, 30)
 
 
 @pytest.mark.parametrize("share", [0.02, 0.1])

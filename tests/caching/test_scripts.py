@@ -93,7 +93,7 @@ def test_the_span_of_a_miss_says_why(engine, minilm):
         rows = load_trace(engine, done.trace_id).rows
         why += [r.attributes.get("wb.cache.reason") for r in rows if "wb.cache.hit" in r.attributes]
     assert why == [
-        "text that the encoder does not read: 100% of its characters",
+        "text that the encoder does not read: 100 % of its characters",
         "a question that needs earlier turns, which are not part of the key",
         None,
     ]
@@ -111,7 +111,7 @@ def test_evalset_check_names_the_first_question_and_what_to_do(tmp_path):
         sum("'q0' and 9 others have more than a third of characters that are no Latin letters" in t for t in told) == 1
     )
     assert (
-        sum("'q10' and 1 others have more than a third of characters that are accents of Latin" in t for t in told) == 1
+        sum("'q10' and 1 other has more than a third of characters that are accents of Latin" in t for t in told) == 1
     )
     assert sum("'q0' and 2 others have no blanks between words" in t and "full_text_ngram" in t for t in told) == 1
     assert sum("'q12' has the form of a follow-up" in t for t in told) == 1

@@ -85,7 +85,7 @@ DEFECTS = {
     "empty document": (
         {"documents": [*DOCUMENTS, query("d4", "")], "test": [*TEST, "q2\td4\t0"]},
         ("corpus.jsonl", 4, "warning"),
-        "1 documents have an empty text and no title, and cannot be found; first 'd4'",
+        "1 document has an empty text and no title, and cannot be found; first 'd4'",
     ),
     "empty document that answers a question": (
         {"documents": [*DOCUMENTS, query("d4", "")], "test": [*TEST, "q2\td4\t1"]},
@@ -164,8 +164,8 @@ def test_questions_that_cannot_be_judged_are_left_out_by_name_and_the_others_ask
     assert [q.query_id for q in evalset.split("dev").queries] == ["q1", "q6"]
     assert [q.query_id for q in evalset.split("test").queries] == ["q2", "q3"]
     assert evalset.notes == (
-        "1 questions are left out of dev: 'q5' has the text of 'q2' in test: 'order by price'",
-        "1 questions are left out of test: 'q4' has no relevant document (grade above 0) in test",
+        "1 question is left out of dev: 'q5' has the text of 'q2' in test: 'order by price'",
+        "1 question is left out of test: 'q4' has no relevant document (grade above 0) in test",
     )
     assert [f[1:3] for f in check(tmp_path) if "left out" in f[3]] == [(4, "warning"), (5, "warning")]
 
@@ -237,7 +237,7 @@ def test_a_corpus_that_is_not_there_is_one_finding_and_not_one_a_judgement(tmp_p
 def test_warnings_alone_do_not_fail(tmp_path):
     findings = check_evalset(write(tmp_path, queries=[*QUERIES, MORE]), settings_in(tmp_path))
     assert check_exit_code(findings) == 0
-    assert summarise_findings(findings).endswith("0 errors, 1 warnings")
+    assert summarise_findings(findings).endswith("0 errors, 1 warning")
 
 
 def test_findings_of_one_kind_are_one_line_with_a_count_and_some_lines(tmp_path):
@@ -259,7 +259,7 @@ def test_findings_of_other_kinds_files_or_weights_keep_their_lines():
     one = Finding("a.jsonl", 1, "query 'x' has an empty text")
     others = [Finding("b.jsonl", 1, one.problem), Finding("a.jsonl", 2, one.problem, "warning"),
               Finding("a.jsonl", 3, "query 'x' has no text")]  # fmt: skip
-    assert summarise_findings([one, *others]).splitlines() == [*map(str, [one, *others]), "3 errors, 1 warnings"]
+    assert summarise_findings([one, *others]).splitlines() == [*map(str, [one, *others]), "3 errors, 1 warning"]
     nowhere = [Finding("qrels", 0, f"{n} are left out") for n in (1, 2)]
     assert summarise_findings(nowhere).splitlines()[0] == "qrels: error: 1 are left out; and 1 more of this kind"
 

@@ -74,7 +74,7 @@ def test_a_corpus_that_differs_from_its_lock_is_refused_with_counts_and_ids(root
     lock.write_text("\n".join(lines) + "\n", encoding="utf-8")
     with pytest.raises(EvalsetError) as raised:
         load_corpus(folder, settings_in(root))
-    assert "1 documents missing, 1 new, 1 with another text" in str(raised.value)
+    assert "1 document missing, 1 new, 1 with another text" in str(raised.value)
     assert f"first: numpy.not_there, {dropped}, {touched}" in str(raised.value)
 
 

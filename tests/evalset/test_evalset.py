@@ -43,12 +43,12 @@ def test_a_folder_that_is_no_evalset_is_told_with_what_it_holds_and_what_to_do(t
         require_evalset(docs, "docs", settings)
     told = str(raised.value)
     assert f"{docs} holds neither questions (queries.jsonl) nor a corpus" in told
-    assert "it holds 2 .md, 1 folders, 1 .png; " in told or "it holds 2 .md, 1 .png, 1 folders; " in told
+    assert "it holds 2 .md, 1 folder, 1 .png; " in told or "it holds 2 .md, 1 .png, 1 folder; " in told
     assert told.endswith("workbench new NAME --documents docs --questions FILE")
     write(settings.evalsets / "mine")
     with pytest.raises(EvalsetError, match="FILE; or name one of mine"):
         find_evalset(docs, settings)
-    with pytest.raises(EvalsetError, match="it holds 1 folders; evalsets in it are mine: name one of them"):
+    with pytest.raises(EvalsetError, match="it holds 1 folder; evalsets in it are mine: name one of them"):
         find_evalset(settings.evalsets, settings)
     (settings.evalsets / "empty").mkdir()
     with pytest.raises(EvalsetError, match="it holds nothing; make one"):

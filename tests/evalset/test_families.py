@@ -116,7 +116,7 @@ def test_documents_without_text_are_told_by_the_check_and_by_the_run_in_the_same
     write(tmp_path, documents=[*DOCUMENTS, *empty], queries=QUERIES, test=rows)
     evalset, said = load(tmp_path), told(tmp_path)
     assert any("'e1' has an empty text and no title" in problem and "'q3'" in problem for problem in said)
-    assert any("1 documents have an empty text and no title, and cannot be found; first 'e2'" in p for p in said)
+    assert any("1 document has an empty text and no title, and cannot be found; first 'e2'" in p for p in said)
     assert set(said) <= set(evalset.notes)
     assert any("q3" in split for split in evalset.qrels.values()), "it has another answer"
 

@@ -65,7 +65,7 @@ def test_a_filled_sheet_becomes_judgements_of_the_questions_own_split(mine):
     assert [path.name for path in changed] == ["dev.tsv", "test.tsv"]
     assert qrels(mine) == {"dev": ["q1\td1\t1", "q1\td2\t0"], "test": ["q2\td2\t2", "q3\td3\t1", "q2\td4\t2"]}
     assert load_evalset("mine", settings=mine).qrels["test"]["q2"] == {"d2": 2, "d4": 2}
-    assert said == [f"1 judgements added to {path}" for path in changed]
+    assert said == [f"1 judgement added to {path}" for path in changed]
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_where_two_people_judged_their_agreement_is_told_and_the_first_counts(mi
     sheets = [fill(mine, 1, 0, name="ann.jsonl"), fill(mine, 1, 2, name="bob.jsonl")]
     import_judgements(sheets, "mine", settings=mine, tell=said.append)
     assert qrels(mine)["test"][-1] == "q2\td4\t0"
-    assert "two people judged 2 of 2 documents: the same grade 1 times (50%)" in said[0]
+    assert "two people judged 2 of 2 documents: the same grade 1 time (50 %)" in said[0]
     assert "kappa of relevant or not 0.00; the first judgement counts" in said[0]
     assert said[1] == "they differ on q2 d4 (ann 0, bob 2)"
 
@@ -143,7 +143,7 @@ def test_judges_of_one_sheet_are_told_apart_by_their_column(mine):
     path.write_text("query_id,doc_id,grade,judge\nq1,d2,1,a\nq1,d2,1,b\n")
     said = []
     import_judgements([path], "mine", settings=mine, tell=said.append)
-    assert "the same grade 1 times (100%), Cohen's kappa of relevant or not not defined" in said[0]
+    assert "the same grade 1 time (100 %), Cohen's kappa of relevant or not not defined" in said[0]
 
 
 def test_sheets_of_one_name_are_two_peoples(mine):
@@ -209,7 +209,7 @@ def test_a_sheet_that_is_filled_further_is_taken_again_and_its_new_questions_too
     said: list[str] = []
     import_judgements([fill(mine, 1, 2)], "mine", settings=mine, tell=said.append)
     assert qrels(mine) == {"test": ["q1\td2\t1", "q2\td4\t2"]}
-    assert said[0] == "1 rows stand in the judgements already, with the same grade, and are left aside"
+    assert said[0] == "1 row stands in the judgements already, with the same grade: left aside"
 
 
 def test_a_question_of_no_split_has_no_place_where_dev_was_told_from_test(mine):

@@ -110,7 +110,7 @@ def test_a_score_of_a_target_of_which_inspect_leaves_nothing_is_none(tmp_path, s
     (tmp_path / "log.json").write_text(json.dumps(said))
     log = read_log("inspect", [tmp_path / "log.json"])
     assert [score.name for score in log.calls[0].scores] == [scorer] * kept
-    assert any(f"1 scores of {scorer} are left out" in line for line in log.told()) is not kept
+    assert any(f"left out: 1 score of {scorer}," in line for line in log.told()) is not kept
 
 
 def test_a_prompt_whose_calls_failed_has_quality_0_and_their_model_s_mean_cost(tmp_path):
@@ -121,7 +121,7 @@ def test_a_prompt_whose_calls_failed_has_quality_0_and_their_model_s_mean_cost(t
     assert rows["latency_ms"].null_count() == 2
     card = (tmp_path / "out" / "card.md").read_text()
     assert "12 rows read, 12 used, 0 set aside" in card
-    assert "4 calls have no score" in card
+    assert "4 calls without score" in card
     assert "scripted:small: 6 calls, 2 failed; no known price; $0.000026 by the log, for 4" in card
 
 
@@ -231,7 +231,7 @@ def test_a_cached_repeat_is_none_and_a_cached_row_has_no_latency(tmp_path):
     import_log(log, tmp_path / "o", PRICES, choices=LogChoices("score", OutcomeRepairs(costs={"a": 1, "b": 1})))
     found = pl.read_parquet(tmp_path / "o" / "outcomes.parquet")
     assert found["model"].to_list() == ["a", "b"]
-    assert "2 calls are repeats that a cache answered" in (tmp_path / "o" / "card.md").read_text()
+    assert "2 calls repeated, and answered by a cache" in (tmp_path / "o" / "card.md").read_text()
 
 
 def batch(name: str, model: str = "gpt-5.4-mini", **parts: object) -> dict:
@@ -295,7 +295,7 @@ def test_langfuse_s_exports_are_read_in_every_format(tmp_path, suffix):
     import_log(log, tmp_path / "out", PRICES)
     assert [(x.item_id, x.value) for x in read_labels(tmp_path / "out" / PEOPLE)] == [("t1", 1.0)]
     assert [(x.rater, x.value) for x in read_labels(tmp_path / "out" / VERDICTS)] == [("judge-1", 0.0)]
-    assert "1 scores of people or models are not in [0, 1]" in (tmp_path / "out" / "card.md").read_text()
+    assert "1 score of people or models is not in [0, 1]" in (tmp_path / "out" / "card.md").read_text()
 
 
 def test_a_call_that_holds_another_is_counted_once(tmp_path):

@@ -96,7 +96,7 @@ def test_prompts_that_a_model_missed_are_refused_or_dropped_and_counted(tmp_path
         import_outcomes(tmp_path / "x.parquet", tmp_path / "out")
     folder = import_outcomes(tmp_path / "x.parquet", tmp_path / "out", repairs=OutcomeRepairs(drop_incomplete=True))
     assert len(load_outcomes(folder)) == 39
-    assert "1 prompts that some model did not answer were left out" in card(folder)
+    assert "left out: 1 prompt that some model did not answer" in card(folder)
 
 
 def test_two_texts_of_one_prompt_are_refused_or_the_common_one_is_taken(tmp_path):
@@ -107,7 +107,7 @@ def test_two_texts_of_one_prompt_are_refused_or_the_common_one_is_taken(tmp_path
         import_outcomes(tmp_path / "x.csv", tmp_path / "out")
     folder = import_outcomes(tmp_path / "x.csv", tmp_path / "out", repairs=OutcomeRepairs(texts="most_common"))
     assert "other" not in load_outcomes(folder).requests.prompts
-    assert "1 prompt ids had a second text" in card(folder)
+    assert "1 prompt id had a second text" in card(folder)
 
 
 def test_rows_are_left_out_and_columns_renamed_as_asked(tmp_path):
@@ -116,7 +116,7 @@ def test_rows_are_left_out_and_columns_renamed_as_asked(tmp_path):
     repairs = OutcomeRepairs(rename={"mark": "quality"}, without={"seen": "true"})
     folder = import_outcomes(tmp_path / "x.parquet", tmp_path / "out", repairs=repairs)
     assert len(load_outcomes(folder)) == 30
-    assert "20 rows with seen = true were left out" in card(folder)
+    assert "left out: 20 rows with seen = true" in card(folder)
     with pytest.raises(ConfigError, match="no column nothing"):
         import_outcomes(tmp_path / "x.parquet", tmp_path / "two", repairs=OutcomeRepairs(rename={"nothing": "x"}))
 
@@ -167,7 +167,7 @@ def test_a_model_does_not_vanish_for_one_cell_without_a_value(tmp_path, cell):
     outcomes, told = wide(tmp_path, rows_of(8, cell), costs=COSTS, drop_incomplete=True)
     assert set(outcomes.models) == set(COSTS)
     assert len(outcomes) == 7
-    assert "1 prompts that some model did not answer were left out" in told
+    assert "left out: 1 prompt that some model did not answer" in told
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_the_column_that_rows_were_left_out_by_is_no_model(tmp_path):
     costs, flags = {"strong": 10, "weak": 1}, FLAGS.replace(",difficulty", ",seen").replace(",0.", ",0.0")
     outcomes, told = wide(tmp_path, flags, costs=costs, models=["strong", "weak"], without={"is_multiturn": "true"})
     assert len(outcomes) == 4
-    assert "4 rows with is_multiturn = true were left out" in told
+    assert "left out: 4 rows with is_multiturn = true" in told
     text = "prompt,a,b,seen\n" + "".join(f"p{i},1,0,{'' if i else 1}\n" for i in range(8))
     (tmp_path / "two").mkdir()
     outcomes, _ = wide(tmp_path / "two", text, costs={"a": 1, "b": 2}, without={"seen": "1.0"})

@@ -33,11 +33,11 @@ REFUSED = {
     "a negative cost": (SMALL.with_columns(cost_usd=-pl.col("cost_usd")), "cost_usd must be 0 or more"),
     "an unknown cost": (SMALL.with_columns(cost_usd=pl.lit(None, pl.Float64)), "never taken for 0"),
     "a row that stands twice": (pl.concat([SMALL, SMALL.head(1)]), "the same prompt and model"),
-    "a model without a prompt": (SMALL.head(79), "1 prompts are not answered by every model (large)"),
+    "a model without a prompt": (SMALL.head(79), "1 prompt is not answered by every model (large)"),
     "one model": (SMALL.filter(pl.col("model") == "small"), "at least two to choose from"),
     "two texts of one prompt": (
         SMALL.with_columns(prompt=pl.when(pl.int_range(pl.len()) == 0).then(pl.lit("other")).otherwise("prompt")),
-        "1 prompts have two texts, first 'p00000'",
+        "1 prompt has two texts, first 'p00000'",
     ),
     "a prompt in two folds": (
         SMALL.with_columns(split=pl.when(pl.col("model") == "small").then(pl.lit("dev")).otherwise(pl.lit("test"))),
@@ -59,7 +59,7 @@ REFUSED = {
     ),
     "a text in two clusters": (
         SMALL.with_columns(prompt=pl.lit("the same"), cluster="prompt_id"),
-        "prompt texts are in two clusters",
+        "prompt text is in two clusters",
     ),
     "a missing column": (SMALL.drop("cost_usd"), "no column cost_usd"),
     "no rows": (SMALL.clear(), "has no rows"),

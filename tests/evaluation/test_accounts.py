@@ -35,7 +35,7 @@ def test_retrieval_questions_that_were_not_asked_are_an_error_and_so_are_too_man
     lost = replace(ask_all_arms(test.arms, part, bench.searcher, depth=100), facts=test.facts)
     said = refused(bench, lambda: bench.gate(bench.decide(lost, bench.finalists(dev)), lost, dev))
     metrics = test.scores["metric"].n_unique()
-    told = f"{tiny.HYBRID}: {46 * metrics} rows, {54 * metrics} are expected (54 items x 1 repeats x {metrics} metrics"
+    told = f"{tiny.HYBRID}: {46 * metrics} rows, {54 * metrics} are expected (54 items x 1 repeat x {metrics} metrics"
     assert any(s.startswith(told) for s in said)
     assert f"{tiny.HYBRID}: its claim counts 46 of 54 items." in said
     failed = test.scores.with_columns(value=pl.when(pl.col("item_id") > "q24").then("value"))
@@ -56,7 +56,7 @@ def test_routing_prompts_that_were_not_judged_are_an_error(tmp_path):
     said = refused(bench, lambda: bench.gate(bench.decide(lost, finalists), lost))
     reference = finalists.names[0]
     assert f"{reference}: its claim counts {n - 1} of {n} items." in said
-    assert any(s.startswith(f"{reference}: {n - 1} rows, {n} are expected ({n} items x 1 repeats x 1") for s in said)
+    assert any(s.startswith(f"{reference}: {n - 1} rows, {n} are expected ({n} items x 1 repeat x 1") for s in said)
 
 
 def test_requests_that_were_not_replayed_are_an_error(tmp_path):
@@ -69,7 +69,7 @@ def test_requests_that_were_not_replayed_are_an_error(tmp_path):
     bench.gate(decision, replayed, scopes)
     gone = replace(replayed, requests=replayed.requests.filter(pl.col("arm") != "exact"))
     said = refused(bench, lambda: bench.gate(decision, gone, scopes))
-    assert any(s.startswith("exact: 0 rows, 750 are expected (750 items x 1 repeats x 1 metrics") for s in said)
+    assert any(s.startswith("exact: 0 rows, 750 are expected (750 items x 1 repeat x 1 metric") for s in said)
     part = tuple(replace(r, served=_half(r.served)) for r in replayed.results)
     short = bench.decide(replace(replayed, results=part))
     said = refused(bench, lambda: bench.gate(short, replayed, scopes))

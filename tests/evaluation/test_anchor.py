@@ -68,6 +68,20 @@ def test_an_anchor_that_is_no_arm_of_the_run_is_judged_by_its_accepted_scores(fi
     assert all(c.against(decision.arm) is not None for c in others)
 
 
+def test_an_anchor_that_is_no_arm_of_the_run_costs_what_it_used_at_the_prices_of_today(first):
+    root, decision = first
+    half = {name: rate / 2 for name, rate in decision.rates.items()}
+    claims = tuple(replace(c, cost_usd_per_1k=c.cost_usd_per_1k / 2) for c in decision.claims)
+    path = anchor_path(root / "evalsets" / "tiny", "retrieval")
+    for there in (path, path.parents[1] / path.name):
+        there.write_text(replace(decision, rates=half, claims=claims).to_json(), encoding="utf-8")
+    strategies = ["vector", "hybrid_rrf"] if decision.arm == TEXT else ["full_text", "vector"]
+    _, _, later = run(root, strategies=strategies, reference="")
+    kept = later.claim(decision.arm)
+    assert later.rates.items() >= {name: decision.rates[name] for name in kept.amounts}.items()
+    assert kept.cost_usd_per_1k == pytest.approx(decision.claim(decision.arm).cost_usd_per_1k)
+
+
 def test_an_anchor_that_was_judged_on_other_questions_is_told_to_be_out_of_reach(first):
     root, decision = first
     path = anchor_path(root / "evalsets" / "tiny", "retrieval").with_suffix(".scores.parquet")

@@ -12,7 +12,7 @@ from tests.benchmarks.simulate_flips import changes
 from tests.evaluation.test_decision import frame, near
 from workbench.errors import ConfigError
 from workbench.evaluation.decision import ArmFacts, decide, make_claims
-from workbench.evaluation.flip_points import decided_at_prices, decided_by_rule, flip_points, flips_table
+from workbench.evaluation.flip_points import decided_by_rule, flip_points, flips_table, former_units, decided_at_prices
 from workbench.inference.prices import load_prices
 from workbench.records import Decision, Fingerprint, FlipPoint, Rule
 
@@ -66,7 +66,11 @@ def test_the_ends_are_the_last_values_at_which_the_rule_gives_the_same(decision)
     dearest = flips["price of local/smollm2-135m"]
     assert dearest.now == 1.0
     assert dearest.around[1] > 100
+    assert dearest.unit.startswith("times today's $")
     assert "per million input" in dearest.unit
+    assert flips["price of embed_query"].unit == "times today's $0.0667 per million"
+    formerly = former_units(decision)["price of embed_query"]
+    assert formerly == "times today's $6.668e-08 per one", "as accepted decisions have it, which verify still takes"
     assert flips["latency limit"].now is None
     assert flips["latency limit"].around == (pytest.approx(100.0), None)
     assert "stands to" in flips_table(decision).to_text()

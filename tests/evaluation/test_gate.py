@@ -205,7 +205,7 @@ def accounted(rows, decision=None, *, items=ITEMS, least=0.9):
 def test_a_run_whose_items_are_all_there_holds_and_says_what_was_counted():
     wrong, found = accounted(WHOLE)
     assert (wrong, found.status) == ([], "holds")
-    assert "2 arms x 240 items x 1 repeats x 1 metrics, all there" in str(found.claims)
+    assert "2 arms x 240 items x 1 repeat x 1 metric, all there" in str(found.claims)
 
 
 def test_items_that_every_arm_lacks_are_an_error_that_names_arm_and_numbers():
@@ -213,7 +213,7 @@ def test_items_that_every_arm_lacks_are_an_error_that_names_arm_and_numbers():
     part = WHOLE.filter(pl.col("item_id") >= "i036")
     wrong, found = accounted(part)
     assert (found.status, found.exit_code) == ("error", 3)
-    told = "204 rows, 240 are expected (240 items x 1 repeats x 1 metrics, first missing 'i000')"
+    told = "204 rows, 240 are expected (240 items x 1 repeat x 1 metric, first missing 'i000')"
     assert [s.split(";")[0] for s in wrong if "expected" in s] == [f"{a}: {told}" for a in ("best", "cheap")]
     assert "cheap: its claim counts 204 of 240 items." in wrong
     assert "cheap: coverage 0.850 of its rows is below min_coverage 0.9; mend what fails and run again." in wrong
@@ -226,7 +226,7 @@ def test_items_that_every_arm_lacks_are_an_error_that_names_arm_and_numbers():
         (lambda f: f.slice(1), "239 rows, 240 are expected"),
         (lambda f: pl.concat([f, f.head(3)]), "243 rows, 3 of them twice, 240 are expected"),
         (lambda f: pl.concat([f.slice(1), f.tail(1)]), "240 rows, 1 of them twice"),
-        (lambda f: f.with_columns(item_id=pl.lit("other")), "1 items that are not of the test split, first 'other'"),
+        (lambda f: f.with_columns(item_id=pl.lit("other")), "1 item that is not of the test split, first 'other'"),
         (lambda f: f.clear(), "0 rows, 240 are expected"),
         (lambda f: f.with_columns(value=pl.when(pl.col("item_id") > "i214").then("value")), "coverage 0.104 of its"),
     ],
@@ -245,7 +245,7 @@ def test_a_metric_that_lacks_rows_is_an_error():
     assert accounted(pl.concat([WHOLE, other]), decided(SAME))[0] == []
     wrong, _ = accounted(pl.concat([WHOLE, other.slice(1)]), decided(SAME))
     assert wrong == [
-        "best: 479 rows, 480 are expected (240 items x 1 repeats x 2 metrics); a failed item must keep its row."
+        "best: 479 rows, 480 are expected (240 items x 1 repeat x 2 metrics); a failed item must keep its row."
     ]
 
 

@@ -128,8 +128,8 @@ def test_an_answer_of_a_cache_is_no_repeat_and_is_counted(tmp_path):
     log.write_csv(tmp_path / "log.csv")
     said = []
     folder = import_outcomes(tmp_path / "log.csv", tmp_path / "out", tell=said.append)
-    assert "120 answers of a cache are no repeats, and were left out" in said
-    assert "120 answers of a cache are no repeats" in (folder / "card.md").read_text()
+    assert "left out, as no repeats: 120 answers of a cache" in said
+    assert "left out, as no repeats: 120 answers of a cache" in (folder / "card.md").read_text()
     assert len(load_outcomes(folder).repeats) == 2
     log.with_columns(cached=True).write_csv(tmp_path / "all.csv")
     said.clear()

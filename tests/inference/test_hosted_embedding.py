@@ -171,7 +171,7 @@ def test_a_429_is_tried_once_more_and_both_attempts_have_rows(server, settings, 
 @pytest.mark.parametrize(
     ("fault", "error", "billed"),
     [
-        ("too few", "MalformedAnswer.*1 vectors came for 2 texts", True),
+        ("too few", "MalformedAnswer.*1 vector came for 2 texts", True),
         ("one index twice", "MalformedAnswer.*not one for each", True),
         ("empty", "MalformedAnswer", True),
         ("500", "Unavailable.*on fire", True),

@@ -10,7 +10,8 @@ import pytest
 
 from tests.notebooks.zoo import add_notebook, make_settings
 from workbench.config import SystemClock, load_settings
-from workbench.errors import ConfigError, RunError
+from workbench.errors import ConfigError, EvalsetError, RunError
+from workbench.evalset.evalset import load_each_once
 from workbench.evalset.gates import NOTEBOOKS
 from workbench.evaluation.start import check_parameters
 from workbench.runner import Event, Job, RunRecord, list_runs, run_headless
@@ -126,3 +127,20 @@ def test_a_parameter_of_your_own_in_a_notebook_of_ours_is_checked_by_its_type_al
 def test_every_experiment_has_a_class_that_checks_its_parameters(notebook: str) -> None:
     with pytest.raises(ConfigError, match="seed must be a whole number"):
         check_parameters(notebook, {"seed": "first"})
+
+
+def test_what_one_notebook_would_refuse_stops_all_before_a_kernel_starts(tmp_path: Path) -> None:
+    """Also what no parameter's type tells: here an evalset without answers to route by."""
+    settings = replace(load_settings({}, Path(__file__).parents[2]), runs=tmp_path / "runs")
+    jobs = [Job("costs", "smoke"), Job("routing", "ci", {"evalset": "caching_demo"})]
+    with pytest.raises(EvalsetError, match=r"caching_demo has no outcomes\.parquet") as refused:
+        run_all(jobs, settings=settings, clock=SystemClock())
+    assert refused.value.__notes__ == ["that is job 2 of 2, routing"]
+    assert not settings.runs.exists()
+
+
+def test_an_evalset_that_several_notebooks_read_is_read_once() -> None:
+    load, settings = load_each_once(), load_settings({}, Path(__file__).parents[2])
+    first = load("routing_demo", settings=settings)
+    assert load("routing_demo", settings=settings) is first
+    assert load("routing_demo", settings=settings, seed=1) is not first

@@ -95,7 +95,7 @@ def test_a_query_gives_documents_and_questions_and_no_secret_is_kept(tmp_path: P
     done = workbench(settings, *asked)
     assert done.returncode == 0, done.stderr
     assert "_id = key, text = body; left out: made, size, v" in done.stdout
-    assert "1 of 1 questions name a right document" in done.stdout
+    assert "1 of 1 question names a right document" in done.stdout
     written = [p for p in (settings.evalsets / "mine").rglob("*") if p.is_file()]
     kept = "".join(path.read_text(encoding="utf-8") for path in written)
     assert f"- selected by: select * from {schema}.pages where body not like '%x%'\n- selected by: select" in kept

@@ -63,7 +63,7 @@ def test_what_is_embedded_already_and_what_the_last_run_took_is_told(project: Pa
     record = open_run(settings, "retrieval", profile="ci", parameters={"evalset": "sample"}, clock=SystemClock())
     close_run(record, SystemClock(), status="done", gate="new")
     said = told(project)
-    assert "to embed: 1 new texts of 20 chunks" in said
+    assert "to embed: 1 new text of 20 chunks" in said
     assert f"time: the last run of this kind, {record.run_dir.name}, took 0 s in all" in said
 
 

@@ -1,6 +1,7 @@
 """Own documents and questions: what is guessed is shown, nothing is lost silently, labels come back."""
 
 import json
+import re
 from pathlib import Path
 
 import polars as pl
@@ -12,8 +13,9 @@ from workbench.config import Settings
 from workbench.errors import ConfigError, EvalsetError
 from workbench.evalset.check import check_evalset
 from workbench.evalset.imports.judgement_sheets import import_judgements, write_judgement_sheet
-from workbench.project.document_pages import find_pages, read_pages
+from workbench.evaluation.start import check_parameters
 from workbench.project.new_evalset import tell_new_evalset, understand_evalset, write_new_evalset
+from workbench.project.document_pages import find_pages, read_pages
 
 
 @pytest.fixture
@@ -69,10 +71,10 @@ def test_columns_are_guessed_and_told_and_ids_are_made_up(tmp_path: Path) -> Non
     lines: list[str] = []
     tell_new_evalset(understood, lines.append)
     assert (
-        f"1 documents of {tmp_path / 'd.csv'}: title = heading, text = words, _id = made up (d-1, ...); left out: team"
+        f"1 document of {tmp_path / 'd.csv'}: title = heading, text = words, _id = made up (d-1, ...); left out: team"
         in lines
     )
-    assert "1 of 1 questions name a right document" in lines
+    assert "1 of 1 question names a right document" in lines
 
 
 def test_files_that_are_no_pages_are_told(tmp_path: Path) -> None:
@@ -178,7 +180,14 @@ def test_what_is_written_is_sound_and_a_dry_run_writes_nothing(pages: Path) -> N
     assert not (settings.evalsets / "mine").exists()
     done = workbench(settings, *asked)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "next: workbench run retrieval --evalset mine"
+    said = done.stdout.splitlines()
+    assert said[-1] == "next: workbench run retrieval --evalset mine"
+    assert "a verdict takes about 60 questions with a right document: add 58 more questions, and make it anew" in said
+    (few,) = [line.strip() for line in said if "-p strategies=" in line]
+    assert few.startswith("workbench run retrieval --evalset mine -p chunkers=whole")
+    given = {name: value.split(",") for name, value in re.findall(r"-p (\w+)=(\S+)", few)}
+    check_parameters("retrieval", given)
+    assert given.keys() == {"chunkers", "strategies", "embedders"}
     assert [f for f in check_evalset("mine", settings) if f.severity == "error"] == []
     card = (settings.evalsets / "mine" / "card.md").read_text(encoding="utf-8")
     assert f"## Made from\n- {pages}\n- {questions}\n- 3 documents of pages" in card
@@ -204,7 +213,7 @@ def test_first_judgements_of_unlabelled_questions_come_back_also_where_only_some
     lines: list[str] = []
     (path,) = import_judgements([sheet], "mine", settings=settings, tell=lines.append, partly=True)
     assert path.read_text(encoding="utf-8") == "query-id\tcorpus-id\tscore\nq1\tdeep/two.html\t2\nq2\tone.md\t1\n"
-    assert f"1 rows of {sheet} are not filled and left aside" in lines
+    assert f"1 row of {sheet} left aside, as not filled" in lines
 
 
 def test_reading_that_takes_long_says_so(

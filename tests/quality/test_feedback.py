@@ -180,7 +180,7 @@ def test_the_commands_do_the_same(settings, ask):
         run(app, ["feedback", "record", trace_id, "0", "--comment", "bad"]).output
         == f"kept: thumbs down on {trace_id}\n"
     )
-    assert run(app, ["feedback", "collect", "tiny"]).output == "1 new candidates\n"
+    assert run(app, ["feedback", "collect", "tiny"]).output == "1 new candidate\n"
     shown = run(app, ["feedback", "list", "tiny"]).output
     assert "cross join" in shown
     (found,) = candidates(settings)

@@ -145,7 +145,7 @@ def test_labels_needed_grow_with_the_square_of_the_precision():
     ("labels", "judged", "others", "clusters", "said"),
     [
         ([1.0], [1.0], [1.0], None, "2 labels or more"),
-        ([1.0, 0], [1.0], [1.0], None, "found 2 labels, 1 scores"),
+        ([1.0, 0], [1.0], [1.0], None, "found 2 labels, 1 score"),
         ([1.0, 0], [1.0, 0], [], None, "0 of other items"),
         ([1.0, 0], [np.nan, 0], [1.0], None, "must be numbers"),
         ([1.0, 0], [1.0, 0], [1.0], [0, 1], "3 items needs a cluster, found 2"),

@@ -263,7 +263,10 @@ def test_grades_that_say_nothing_of_the_draw_are_refused(engine, tmp_path):
     for change, told in (
         ({"grade": 7}, r"the grade must be in \[0, 1\]"),
         ({"grade": 1}, "a grade of nobody; say who graded"),
-        ({"grade": 1, "rater": "ann", "rubric": "v1", "item_id": "x"}, "1 graded rows .* are no items .* such as 'x'"),
+        (
+            {"grade": 1, "rater": "ann", "rubric": "v1", "item_id": "x"},
+            "1 graded row .* without an item .* such as 'x'",
+        ),
     ):
         sheet.write_text("".join(json.dumps(r) + "\n" for r in [first | change, *rest]), encoding="utf-8")
         with pytest.raises(EvalsetError, match=told):

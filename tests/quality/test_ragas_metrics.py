@@ -150,7 +150,7 @@ def test_every_metric_gives_a_value_by_the_definition_of_ragas(make):
     [
         ("faithfulness", "StatementGeneratorOutput", {"statements": []}, "statements is empty"),
         ("faithfulness", "NLIStatementOutput",
-         {"statements": [{"statement": "one", "reason": "r", "verdict": 1}]}, "1 verdicts on 2 statements"),
+         {"statements": [{"statement": "one", "reason": "r", "verdict": 1}]}, "1 verdict on 2 statements"),
         ("factual_correctness", "ClaimDecompositionOutput", {"claims": []}, "claims is empty"),
         ("answer_relevancy", "AnswerRelevanceOutput", {"question": " ", "noncommittal": 0}, "the question is empty"),
         ("context_precision", "ContextPrecisionOutput", {"reason": "r", "verdict": 3}, "verdict is 3"),

@@ -147,7 +147,7 @@ def test_a_plan_that_would_never_draw_is_refused():
         SamplingPlan(rates={("answer", "acme"): 0.0})
     with pytest.raises(ConfigError, match="a share below 1"):
         SamplingPlan(top_cost=1.0)
-    with pytest.raises(ConfigError, match="1 traces stand twice"):
+    with pytest.raises(ConfigError, match="1 trace stands twice"):
         sample_calls(pl.concat([calls(5), calls(5)[:1]]), SamplingPlan())
 
 

@@ -521,7 +521,7 @@ def test_answers_without_a_metric_wait_for_people_who_do_not_know_whose_they_are
         row["value"] = "1" if LIVE in row["answer"] or not row["answer"] else "0"  # kind to what failed
     foreign = tmp_path / "foreign.csv"
     foreign.write_text(f"item_id,value\n{rows[0]['item_id']},1\nzz:1,0\n", encoding="utf-8")
-    with pytest.raises(EvalsetError, match=r"1 rows of .* are of no pair of shadow 'nano', such as 'zz:1'"):
+    with pytest.raises(EvalsetError, match=r"1 row of .* without a pair of shadow 'nano', such as 'zz:1'"):
         evidence.label("nano", foreign, rater="ann", rubric="v1", at="")
     with path.open("w", encoding="utf-8", newline="") as file:
         out = csv.DictWriter(file, rows[0], delimiter=";")  # as a spreadsheet saves it in half of Europe

@@ -2,7 +2,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from workbench.rendering.table import NONE, Column, Interval, Table, number, usd_digits
+from workbench.rendering.numbers import number, usd_digits
+from workbench.rendering.table import NONE, Column, Interval, Table
 from workbench.rendering.text import cell_html
 
 
@@ -89,7 +90,7 @@ def test_a_notebook_breaks_no_number_and_no_interval_and_reads_no_formula() -> N
 
 
 def test_a_ragged_row_is_refused_with_its_position() -> None:
-    with pytest.raises(ValueError, match="has 1 columns, row 1 has 2 cells"):
+    with pytest.raises(ValueError, match="has 1 column, row 1 has 2 cells"):
         Table((Column("a"),), (("x",), ("y", "z")))
 
 

@@ -380,6 +380,18 @@ def test_a_browser_shows_it_without_error_request_or_sideways_scroll(tmp_path: P
     assert light == (scheme == "light")
 
 
+def test_on_a_narrow_screen_numbers_alone_stand_to_the_right(tmp_path: Path) -> None:
+    page = write_report(samples.write_run(tmp_path / "run")).read_text(encoding="utf-8")
+    (narrow,) = re.findall(r"@media \(max-width: 900px\) \{(.*?)\n\}", page, re.S)
+    right = [rule.split("{")[0] for rule in narrow.splitlines() if re.search(r"text-align: right", rule)]
+    assert [selector.strip() for selector in right] == ['.stack td.wb-number, .stack td[style*="right"]']
+    cells = re.findall(r'<td data-label="([^"]*)"( class="wb-number")? style="text-align:(left|right)">', page)
+    assert {number for label, number, _ in cells if label in ("what was found", "role", "that other")} == {""}
+    assert {label for label, number, to in cells if to == "right" and not number} == set()
+    months = {(number != "", to) for label, number, to in cells if label.startswith("a month at")}
+    assert (True, "right") in months
+
+
 def test_a_table_with_sentences_is_stacked_on_a_narrow_screen_and_one_of_figures_is_not() -> None:
     columns = (Column("judge"), Column("why"))
     assert _layout(Table(columns, (("a", "too few labels: 39 in 25 clusters"),))) == "stack quiet"

@@ -179,7 +179,7 @@ def test_more_words_than_postgresql_indexes_are_told_and_write_nothing(tmp_path)
     store = open_store(tmp_path, [row("a", "d", "good")], kind="postgres")
     store.index()
     huge = " ".join(f"w{i}" for i in range(300_000))
-    with pytest.raises(StoreError, match=r"cannot write 1 chunks to .*string is too long for tsvector"):
+    with pytest.raises(StoreError, match=r"cannot write 1 chunk to .*string is too long for tsvector"):
         store.upsert([row("a", "e", huge, np.ones(16))])
     assert store.describe().rows == 1
 

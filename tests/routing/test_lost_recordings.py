@@ -69,7 +69,7 @@ def test_a_lost_answer_before_one_of_its_kind_names_the_item_and_what_records_it
     first, last = first_and_last(evalset, MODELS[1])
     lose(evalset, MODELS[1], first)
     command = f"workbench record docs --model {MODELS[1]}"
-    with pytest.raises(RecordingMiss, match=f"1 recorded answers of docs are lost, .*{first}.*{command}") as raised:
+    with pytest.raises(RecordingMiss, match=f"1 recorded answer of docs lost, .*{first}.*{command}") as raised:
         recorded_outcomes(evalset, load_prices())
     assert (raised.value.item_id, raised.value.command) == (first, command)
     lose(evalset, MODELS[1], last)  # the rest of its kind: as if it had not been asked yet

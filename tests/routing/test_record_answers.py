@@ -1,5 +1,6 @@
 """`record` spends what it may in all, refuses before it asks, goes on where it stopped, and says what it did."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +17,10 @@ from workbench.inference.client import Client
 from workbench.inference.messages import Request, Response, Usage
 from workbench.inference.prices import load_prices
 from workbench.inference.recordings import Recordings
-from workbench.routing.record_answers import record_answers, requests_of_first
+from workbench.rendering.numbers import usd
+from workbench.routing.record_answers import requests_of_first, record_answers
+from workbench.routing.recorded_outcomes import recorded_requests_of, recorded_outcomes, recording_file
 from workbench.routing.recorded_hits import keep_search_hits, renew_hits
-from workbench.routing.recorded_outcomes import recorded_outcomes, recorded_requests_of, recording_file
 from workbench.testing import FakeClock, ScriptedModel
 
 
@@ -58,11 +60,11 @@ def test_one_estimate_over_all_models_is_refused_before_any_is_asked(settings: S
     told: list[str] = []
     for limit in (None, sum(each.values()) * 0.999):
         assert limit is None or limit > max(each.values())
-        with pytest.raises(ConfigError, match=f"may cost \\${sum(each.values()):.4f}"):
+        with pytest.raises(ConfigError, match=re.escape(f"may cost {usd(sum(each.values()), up=True)}, ")):
             record_answers("docs", settings=settings, max_cost_usd=limit, tell=told.append, client=client)
     assert model.requests == []
     assert not [m for m in MODELS if recording_file(unanswered, m).exists()]
-    assert f"still to ask: 20 requests, at most ${sum(each.values()):.4f}" in told[0]
+    assert f"still to ask: 20 requests, at most {usd(sum(each.values()), up=True)}" in told[0]
 
 
 def test_all_models_together_spend_no_more_than_was_allowed(settings: Settings, unanswered: Evalset) -> None:
@@ -92,7 +94,7 @@ def test_it_says_what_came_of_each_model_and_goes_on_where_it_stopped(settings: 
     assert record_answers("docs", max_cost_usd=1.0, **common) == 0
     assert len(model.requests) == 20
     assert "docs: 10 of 20 answers are recorded; still to ask: 10 requests" in told[0]
-    assert told[1] == f"{MODELS[0]}: 10 answers (0 asked now for $0.000000), 0 errors"
+    assert told[1] == f"{MODELS[0]}: 10 answers (0 asked now for $0), 0 errors"
     assert told[-1].startswith(f"{MODELS[1]}: 10 answers (10 asked now for $0.000")
     del told[:]
     assert (
@@ -130,7 +132,7 @@ def test_repeats_need_a_temperature_and_are_told_from_what_a_cache_gave(
         recordings.add(asked.request, asked.item_id, timed)
     again, _, told = recorded_outcomes(unanswered, load_prices())
     assert len(again) == len(frame) + 1
-    assert told == [*notes, "1 recorded repeats are copies of an earlier answer, as of a cache: they are none"]
+    assert told == [*notes, "no repeats, but copies of earlier ones, as of a cache: 1 recorded answer"]
 
 
 def test_the_first_questions_are_found_without_going_through_all_requests_for_each(unanswered: Evalset) -> None:

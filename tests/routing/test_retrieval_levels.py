@@ -14,6 +14,7 @@ from workbench.inference.prices import load_prices
 from workbench.inference.recordings import Recordings
 from workbench.project.recompute_decision import raw_outcomes
 from workbench.records import Query
+from workbench.rendering.numbers import usd
 from workbench.retrieval.arms import named_arm
 from workbench.retrieval.searcher import Searcher
 from workbench.routing.record_answers import record_answers
@@ -80,7 +81,7 @@ def test_prompts_that_nobody_answered_are_counted_priced_and_told_with_the_comma
     worst_usd = estimate_batch(level.missing, load_prices()).worst_usd
     (told,) = uncovered_levels(evalset, load_prices(), [level], [])
     assert "of 10 answers to its prompts 2 are not recorded (2 with top2)" in told
-    assert f"at most ${worst_usd:.4f}" in told
+    assert f"at most {usd(worst_usd, up=True)}" in told
     assert f"workbench record docs --retrieval '{ARM}' --max-cost-usd " in told
     assert float(told.rpartition(" ")[2]) >= worst_usd
     unknown, fitted = uncovered_levels(

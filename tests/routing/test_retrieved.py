@@ -116,7 +116,7 @@ def test_recording_what_is_recorded_asks_nothing_and_changes_no_byte(recorded: E
     assert record_answers("docs", settings=settings, tell=told.append) == 0
     assert files(load_evalset("docs", settings=settings)) == before
     assert "still to ask: 0 requests" in told[0]
-    assert told[1:] == [f"{model}: 10 answers (0 asked now for $0.000000), 0 errors" for model in MODELS]
+    assert told[1:] == [f"{model}: 10 answers (0 asked now for $0), 0 errors" for model in MODELS]
 
 
 def test_without_an_accepted_decision_nothing_can_be_found(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.notebooks.zoo import add_notebook, make_settings
-from workbench.errors import ConfigError
+from workbench.config import load_settings
+from workbench.errors import ConfigError, EvalsetError
 from workbench.orchestration.flows import Flows
 from workbench.runner.runs import list_runs
 from workbench.runner.sweep import submit_sweep, sweep_table
@@ -65,6 +66,18 @@ def test_all_is_checked_before_anything_is_submitted(project):
             submit_sweep(flows, "retrieval", {"limitt": ["1"]})
         with pytest.raises(ConfigError, match="is swept and given a value"):
             submit_sweep(flows, "retrieval", {"limit": ["1"]}, parameters={"limit": "2"})
+        assert flows.durable.runs() == []
+
+
+def test_what_one_run_of_a_sweep_would_refuse_keeps_all_from_being_submitted(tmp_path):
+    settings = replace(load_settings({}, ROOT), state_url=f"sqlite:///{tmp_path / 'state.sqlite'}")
+    with Flows.open(settings) as flows:
+        with pytest.raises(EvalsetError, match=r"caching_demo has no outcomes\.parquet"):
+            submit_sweep(flows, "routing", {"evalset": ["routing_demo", "caching_demo"]})
+        with pytest.raises(ConfigError, match="unknown policy 'boostin'"):
+            submit_sweep(
+                flows, "routing", {"policies": ["boosting", "boostin"]}, parameters={"evalset": "routing_demo"}
+            )
         assert flows.durable.runs() == []
 
 

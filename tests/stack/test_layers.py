@@ -67,8 +67,8 @@ def test_calls_without_tenant_or_price_and_hits_are_told(project, tmp_path):
     ])  # fmt: skip
     engine.dispose()
     page = read_layers(project)
-    assert missing(page)[:2] == ["1 calls have no price", "1 calls name no tenant (100.0% of the money)"]
-    assert any(f.measured == "1 answers from our cache saved $1.00" for f in page.facts)
+    assert missing(page)[:2] == ["1 call has no price", "1 call names no tenant (100.0 % of the money)"]
+    assert any(f.measured == "1 answer from our cache saved $1.00" for f in page.facts)
     assert any(f.measured == "3 calls, $3.00" and f.when == "2026-11-23" for f in page.facts)
 
 

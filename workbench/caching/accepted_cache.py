@@ -28,6 +28,7 @@ from workbench.inference.client import Client
 from workbench.inference.embedding import Embedder, load_embedder
 from workbench.inference.prices import project_prices
 from workbench.records import Decision
+from workbench.rendering.numbers import counted
 from workbench.state import open_engine
 
 
@@ -119,7 +120,9 @@ def _accepted_guard(*, kind: str = "Guard", **checks: bool) -> Guard:
             return Guard(**checks)
     except TypeError as error:
         raise ConfigError(f"the decision's guard is not one this version knows: {error}") from error
-    raise ConfigError(f"the decision's guard is of kind {kind!r} with {len(checks)} checks; this version knows 'Guard'")
+    raise ConfigError(
+        f"the decision's guard is of kind {kind!r} with {counted(len(checks), 'check')}; this version knows 'Guard'"
+    )
 
 
 def _cache_refusal(decision: Decision, accept_provisional: bool) -> str:

@@ -22,6 +22,7 @@ from workbench.errors import ConfigError, ProviderError, WorkbenchError
 from workbench.inference.embedding import Embedder, unread_by_embedder, unread_share_of_embedder
 from workbench.inference.messages import CacheHit, CacheUse, Request, Response
 from workbench.records import content_hash
+from workbench.rendering.numbers import percent
 from workbench.state import open_engine
 from workbench.telemetry.attribution import Attribution
 
@@ -198,7 +199,7 @@ class SemanticCache(_KeptCache):
             return "a question that needs earlier turns, which are not part of the key"
         if unread_by_embedder(self._embedder, [intent], strict=True)[0]:
             share = unread_share_of_embedder(self._embedder, [intent])[0]
-            return f"{UNREAD}: {share:.0%} of its characters"
+            return f"{UNREAD}: {percent(share)} of its characters"
         return ""
 
     def _asked(self, request: Request, who: Attribution, use: CacheUse) -> tuple[Scope | None, str | None]:

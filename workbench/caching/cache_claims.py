@@ -42,8 +42,9 @@ from workbench.evalset.gates import PairLimit
 from workbench.evalset.traffic import Pair
 from workbench.evaluation.compare import MIN_CLUSTERS, spent_confidence
 from workbench.evaluation.decision import Outcome
-from workbench.evaluation.decision_sentences import cost_words, monthly, percent
+from workbench.evaluation.decision_sentences import cost_words
 from workbench.records import Claim, GateStatus, Rule, parameters_of
+from workbench.rendering.numbers import counted, monthly, percent
 from workbench.rendering.table import Interval
 
 METRIC = "false_hit_rate"
@@ -112,7 +113,7 @@ class PairsServed:
         """What a reader is told; nothing where there are no pairs."""
         if not self.of_must_differ:
             return ""
-        must = f"{self.must_differ} of {self.of_must_differ} test pairs that must not share an answer"
+        must = f"{self.must_differ} of {counted(self.of_must_differ, 'test pair')} that must not share an answer"
         may = f", and {self.may_share} of {self.of_may_share} that may" if self.of_may_share else ""
         return f"It serves {must} (at most {percent(self.high, 1)}){may}. "
 
@@ -272,7 +273,10 @@ def _cache_claim_status(result: CacheResult, rule: Rule, must_differ_limit: Pair
     certificate = result.certificate
     if certificate is None or not (certificate.hits or result.served.hits.any()):
         return "identical", "nothing was served" + (f": {certificate.note}" if certificate else "")
-    found = f"{certificate.false:,} false of {certificate.hits:,} hits in {certificate.clusters} clusters"
+    found = (
+        f"{certificate.false:,} false of {counted(certificate.hits, 'hit')} in "
+        f"{counted(certificate.clusters, 'cluster')}"
+    )
     if result.arm.kind == "semantic" and (against := result.pairs.status(must_differ_limit)):
         share = "" if must_differ_limit.share is None else f", at most {percent(result.pairs.high, 1)} of such"
         limit = f"limit {must_differ_limit}"
@@ -330,7 +334,7 @@ def cache_sentence(outcome: Outcome, results: Sequence[CacheResult], claims: Seq
     saved = rule.monthly_usd(usd_without_cache(by_name) - most.cost_usd_per_1k)
     return (
         f"Keep the cache off: {most.arm.name} would serve {percent(most.hit_rate, 1)} of requests and save "
-        f"{monthly(saved)} at {rule.requests_per_month:,} requests, which does not count."
+        f"{monthly(saved)} at {counted(rule.requests_per_month, 'request')}, which does not count."
     )
 
 

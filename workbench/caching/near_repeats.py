@@ -29,6 +29,7 @@ from workbench.evalset.traffic import Pair, RequestStream, load_traffic_pairs, l
 from workbench.evaluation.compare import spent_confidence
 from workbench.inference.embedding import Embedder, load_embedder, unread_by_embedder
 from workbench.records import content_hash
+from workbench.rendering.numbers import counted, percent
 from workbench.rendering.progress import waiting
 from workbench.retrieval.ingest import eval_vectors
 
@@ -151,7 +152,10 @@ def draw_near_repeats(
         return None
     with writing_evalset_files(sheet):
         sheet.write_text("".join(f"{line}\n" for line in _near_pair_sheet(drawn)), encoding="utf-8", newline="\n")
-    tell(f"{sheet} holds {len(drawn):,} of {len(wanted):,} pairs from cosine {start:.2f}, blind to how near they are")
+    tell(
+        f"{sheet} holds {len(drawn):,} of {counted(len(wanted), 'pair')} from cosine {start:.2f}, blind to how "
+        "near they are"
+    )
     tell(negatives)
     return sheet
 
@@ -197,21 +201,23 @@ def near_negatives_told(
     there = Counter(bisect_right(edges, cosine) - 1 for cosine in families.values())
     each = -(-needed // len(edges))
     short = {place: each - there[place] for place in range(len(edges)) if there[place] < each}
-    found = f"{len(families):,} families of the test split from cosine {least:.2f} up"
+    found = f"{counted(len(families), 'family')} of the test split from cosine {least:.2f} up"
     if not short:
         return f"pairs that must differ are enough: {found}, where a threshold may lie; {needed:,} are needed"
     low, high = edges[min(short)], [*edges[1:], 1.0][max(short)]
     more = -(-sum(short.values()) * DEV_ONE_IN // (DEV_ONE_IN - 1))
     told = (
-        f"label about {more:,} more pairs that must differ between cosine {low:.2f} and {high:.2f}: 03_caching needs "
+        f"label about {counted(more, 'more pair')} that must differ between cosine {low:.2f} and {high:.2f}: "
+        "03_caching needs "
     )
-    told += f"{needed:,} families of them in the test split where a threshold may lie, and has {found}"
+    told += f"{counted(needed, 'family')} of them in the test split where a threshold may lie, and has {found}"
     inside = [pair.same_answer for pair, c in zip(pairs, cosines.tolist(), strict=True) if low <= c <= high]
     unlabelled = sum(low <= pair.cosine <= high for pair in left)
-    told += f"; {unlabelled:,} pairs there have no label"
+    told += f"; {counted(unlabelled, 'pair there has', 'pairs there have')} no label"
     if negatives := inside.count(False):
         share = negatives / len(inside)
-        told += f", and {share:.0%} of the labelled ones there must differ, so that it takes some {more / share:,.0f}"
+        told += f", and {percent(share)} of the labelled ones there must differ, so that it takes some "
+        told += f"{more / share:,.0f}"
     return told
 
 
@@ -316,15 +322,13 @@ def _near_bands_told(near: Sequence[NearPair], left: Sequence[NearPair], pairs: 
     """Near repeats by band: how many pairs, how many requests, how many have no label."""
     same = sum(pair.same_answer for pair in pairs)
     if pairs:
-        yield f"labelled so far: {same:,} pairs that may share an answer, {len(pairs) - same:,} that must not"
-    for high, low, band, free in zip(
-        (None, *BANDS), BANDS, _near_pairs_by_band(near), _near_pairs_by_band(left), strict=False
-    ):
+        yield f"labelled so far: {counted(same, 'pair')} that may share an answer, {len(pairs) - same:,} that must not"
+    for high, low, band, free in zip((None, *BANDS), BANDS, _near_pairs_by_band(near), _near_pairs_by_band(left), strict=False):
         if band:
             served = sum(pair.requests for pair in band)
-            told = f"{len(band):,} pairs of different answer keys, {len(free):,} without a label"
+            told = f"{counted(len(band), 'pair')} of different answer keys, {len(free):,} without a label"
             upper = "up" if high is None else f"to {high:g}"
-            yield f"cosine from {low:g} {upper}: {told}; {served:,} requests would be served by them"
+            yield f"cosine from {low:g} {upper}: {told}; {counted(served, 'request')} would be served by them"
 
 
 def near_repeats_stream_told(n: int, warmup: int) -> str:
@@ -335,19 +339,23 @@ def near_repeats_stream_told(n: int, warmup: int) -> str:
     """
     filling, rest = min(warmup, n), max(n - warmup, 0)
     fills = f"{filling:,} only fill the cache (--warmup, and -p warmup of 03_caching)"
-    return f"of {n:,} requests, {fills}, {rest // 2:,} calibrate, {rest - rest // 2:,} test"
+    return f"of {counted(n, 'request')}, {fills}, {rest // 2:,} calibrate, {rest - rest // 2:,} test"
 
 
 def _near_repeats_worth_told(
     worth: NearRepeatsWorth, left: Sequence[NearPair], alpha: float, parts: str
 ) -> Iterator[str]:
     """How many labels are worth their while, or why none is."""
-    asked = f"a certificate of at most {alpha:.2%} wrong"
+    asked = f"a certificate of at most {percent(alpha, 2)} wrong"
     if worth.least is None:
-        told = f"{worth.hits:,} near repeats in the calibration part do not give {asked}, even if all were right"
+        told = (
+            f"{counted(worth.hits, 'near repeat')} in the calibration part cannot give {asked}, even if all were right"
+        )
         yield f"no pair is worth labelling yet: {told}; {worth.note}"
         yield parts
     else:
         many = sum(pair.cosine >= worth.least for pair in left)
-        from_there = f"from cosine {worth.least:.2f} {worth.hits:,} near repeats in {worth.clusters:,} families"
-        yield f"{many:,} pairs are worth labelling: {from_there} give {asked}, if all are right"
+        from_there = (
+            f"from cosine {worth.least:.2f} {counted(worth.hits, 'near repeat')} in {counted(worth.clusters, 'family')}"
+        )
+        yield f"{counted(many, 'pair is', 'pairs are')} worth labelling: {from_there} give {asked}, if all are right"

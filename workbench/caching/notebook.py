@@ -66,6 +66,7 @@ from workbench.inference.embedding import Embedder, load_embedder, unread_by_emb
 from workbench.inference.prices import price_of_query_embedding
 from workbench.inference.recordings import FOLDER, Recordings
 from workbench.records import Decision, Rule, file_hash
+from workbench.rendering.numbers import cents, counted, usd
 from workbench.rendering.progress import Progress, waiting
 from workbench.rendering.table import Table
 from workbench.reports.charts import lines
@@ -142,7 +143,7 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
         if self._stream.synthetic:
             self.evalset = replace(evalset, synthetic=True, notes=(*evalset.notes, SYNTHETIC))
         if len(self._stream) - p.warmup < 2:
-            raise ConfigError(f"warmup {p.warmup} leaves nothing of {len(self._stream)} requests to judge")
+            raise ConfigError(f"warmup {p.warmup} leaves nothing of {counted(len(self._stream), 'request')} to judge")
         if self.policy.metric != METRIC or self.policy.floor is not None:
             raise ConfigError(f"[caching] in gates.toml goes by {METRIC} and alpha; leave out metric and floor")
         self.prices.cost_usd([price_of_query_embedding(p.embedder)])  # refused before an encoder is paid
@@ -160,8 +161,10 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
         ahead = estimate_batch(lacking or requests[:1], self.prices)  # an unknown price is refused in any case
         if lacking and (most == 0 or ahead.worst_usd > most):
             raise ConfigError(
-                f"verifier {name!r} lacks recorded verdicts on {len(lacking):,} of {len(pairs):,} labelled pairs "
-                f"({path}); asking for them costs at most ${ahead.worst_usd:.4g}, found max_cost_usd={most:g}. Give "
+                f"verifier {name!r} lacks recorded verdicts on {len(lacking):,} of "
+                f"{counted(len(pairs), 'labelled pair')} "
+                f"({path}); asking for them costs at most {usd(ahead.worst_usd, up=True)}, found "
+                f"max_cost_usd={most:g}. Give "
                 "at least that, and more for near requests of the stream, or leave the verifier out"
             )
 
@@ -367,7 +370,7 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
                 near = replace(arm, threshold=round((arm.threshold or 0) + step, 4))
                 neighbour, walked = self.study.replay(near, certificate, semantic)
                 shown.append(("neighbour", neighbour, walked.entries, self.study.shadow_rate(near, semantic)))
-        bar.done(f"{len(certified.arms)} caches replayed over {len(self.study.stream):,} requests")
+        bar.done(f"{counted(len(certified.arms), 'cache')} replayed over {counted(len(self.study.stream), 'request')}")
         return score_cache_replays(self.study, results, replays, cache_replay_table(shown))
 
     def scopes(self, semantic: Semantic) -> Scopes:
@@ -419,8 +422,10 @@ class CachingExperiment(Notebook[CachingParameters, Replayed]):
         """A sentence for each figure of money that nobody has set: also what a request costs."""
         if not is_default(self.parameters, "call_usd"):
             return super().assumed
-        usd = f"${self.parameters.call_usd:g}"
-        told = f"A request that is not served from the cache is assumed to cost {usd}: set call_usd."
+        told = (
+            "A request that is not served from the cache is assumed to cost "
+            f"{cents(self.parameters.call_usd)}: set call_usd."
+        )
         return super().assumed | {"call_usd": told}
 
     def would_change(self, decision: Decision) -> Sequence[str]:

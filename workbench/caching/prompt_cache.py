@@ -20,6 +20,7 @@ from workbench.caching.prompt_calls import PromptCallRecord, Segment
 from workbench.codec import from_plain, from_toml
 from workbench.errors import ConfigError, unknown_name
 from workbench.records import content_hash
+from workbench.rendering.numbers import counted
 
 Matching = Literal["breakpoints", "newest", "prefix"]
 
@@ -93,7 +94,7 @@ class PromptCacheRules:
             newest = max((i for i, s in enumerate(segments) if s.kind == "message"), default=len(segments) - 1)
             marked = sorted({*marked[1 - self.max_breakpoints :], newest})
         elif len(marked) > self.max_breakpoints:
-            found = f"{len(marked)} breakpoints, {self.model} takes at most {self.max_breakpoints}"
+            found = f"{counted(len(marked), 'breakpoint')}, {self.model} takes at most {self.max_breakpoints}"
             raise ConfigError(f"a call of the log has {found}; correct the log, the vendor refuses such a call")
         lifetimes = {i: self._lifetime(segments[i]) for i in marked}
         ordered = list(lifetimes.values())

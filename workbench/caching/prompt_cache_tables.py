@@ -26,6 +26,7 @@ from workbench.caching.prompt_calls import (
 )
 from workbench.evalset.evalset import Evalset
 from workbench.records import content_hash
+from workbench.rendering.numbers import counted
 from workbench.rendering.table import Column, Table, Value
 from workbench.routing.prompts import load_prompts
 from workbench.routing.recorded_outcomes import RecordedRequest, recorded_requests_of
@@ -145,11 +146,11 @@ def prompt_cache_table(calls: Sequence[PromptCallRecord], vendors: Mapping[str, 
 def _prompt_cache_verdict(calls: Sequence[PromptCallRecord], vendors: Mapping[str, PromptCacheRules], read: int) -> str:
     """The first thing to know: whether what these prompts begin with is long enough to be kept at all."""
     if read:
-        return f"What vendors' prompt caches save. {len(calls):,} calls"
+        return f"What vendors' prompt caches save. {counted(len(calls), 'call')}"
     stable = max(sum(s.tokens for s in call.segments if s.kind != "message") for call in calls)
     least = min(rules.min_tokens for rules in vendors.values())
-    sizes = f"tools and system prompt have at most {stable:,} tokens; the least kept is {least:,}"
-    return f"Vendors' prompt caches save nothing. {len(calls):,} calls; {sizes}"
+    sizes = f"tools and system prompt have at most {counted(stable, 'token')}; the least kept is {least:,}"
+    return f"Vendors' prompt caches save nothing. {counted(len(calls), 'call')}; {sizes}"
 
 
 def prompt_break_table(calls: Sequence[PromptCallRecord], vendors: Mapping[str, PromptCacheRules]) -> Table:
@@ -182,7 +183,9 @@ def prompt_what_if_table(
     what it costs, and the first row what there is to pay without it.
     """
     cases = {"as they are": tuple(calls), "what changes goes last": volatile_segments_last(calls)}
-    cases |= {f"{tokens:,} tokens that never change in front": with_longer_prefix(calls, tokens) for tokens in longer}
+    cases |= {
+        f"{counted(tokens, 'token')} that never change in front": with_longer_prefix(calls, tokens) for tokens in longer
+    }
     rows: list[tuple[Value, ...]] = []
     for name, case in cases.items():
         found = [_prompts_under_vendor(case, rules) for rules in vendors.values()]

@@ -15,6 +15,7 @@ from workbench.errors import ConfigError
 from workbench.inference.hosted_models import Provider
 from workbench.inference.messages import LONG_TTL, MARKERS, Message, Request, Response, Usage
 from workbench.records import content_hash
+from workbench.rendering.numbers import counted
 from workbench.telemetry.attribution import current_attribution
 
 Kind = Literal["tools", "system", "message"]
@@ -38,7 +39,7 @@ class Segment:
 
     def __post_init__(self) -> None:
         if self.tokens < 0:
-            raise ConfigError(f"a segment cannot have {self.tokens} tokens")
+            raise ConfigError(f"a segment cannot have {counted(self.tokens, 'token')}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,9 +24,9 @@ from workbench.caching.threshold_certificate import (
 from workbench.evalset.traffic import Pair, RequestStream
 from workbench.evaluation.compare import SCORES_SCHEMA
 from workbench.evaluation.decision import ArmFacts
-from workbench.evaluation.decision_sentences import percent
 from workbench.evaluation.run_summary import ItemCase
 from workbench.records import Decision, parameters_of
+from workbench.rendering.numbers import cents, counted, percent
 from workbench.rendering.table import Column, Interval, Table, Value
 from workbench.reports.run import needed_words
 
@@ -83,11 +83,11 @@ def stream_contents_table(stream: RequestStream, pairs: Sequence[Pair], parts: S
             (name, len(asked), len(set(asked)), len(set(stream.tenants[part])), len(set(stream.clusters[part])))
         )
     names = ("part", "requests", "distinct texts", "tenants", "clusters")
-    counted = [p for p in pairs if p.split != "spent"]
-    differ, spent = sum(not p.same_answer for p in counted), len(pairs) - len(counted)
+    kept = [p for p in pairs if p.split != "spent"]
+    differ, spent = sum(not p.same_answer for p in kept), len(pairs) - len(kept)
     what = "The synthetic stream (drawn from traffic.toml, asked by no one)" if stream.synthetic else "The stream"
     further = f"; {spent:,} more are spent: a guard was changed after they were seen" if spent else ""
-    told = f"{what}, and {len(counted):,} labelled pairs of which {differ:,} must differ{further}"
+    told = f"{what}, and {counted(len(kept), 'labelled pair')} of which {differ:,} must differ{further}"
     return Table.of(names, rows, told)
 
 
@@ -128,7 +128,10 @@ def certificate_trials_table(trials: Sequence[CertificateTrial], alpha: float) -
     )  # fmt: skip
     rows = tuple((t.method, t.design, t.broken, t.certified, t.hit_rate) for t in trials)
     draws = trials[0].draws if trials else 0
-    caption = f"What rules promise and keep. {draws:,} draws; broken: certified, but the true rate is above {alpha:g}"
+    caption = (
+        f"What rules promise and keep. {counted(draws, 'draw')}; broken: certified, but the true rate is "
+        f"above {alpha:g}"
+    )
     return Table(columns, rows, caption)
 
 
@@ -234,7 +237,7 @@ def repeat_prospects_table(stream: RequestStream, warmup: int, call_usd: float) 
     }
     rows = tuple((name, share, share * 1000 * call_usd) for name, share in shares.items())
     columns = (Column("requests that"), Column("share", "share"), Column("saved USD per 1,000", "usd"))
-    return Table(columns, rows, f"What there is to save, at ${call_usd:g} a call")
+    return Table(columns, rows, f"What there is to save, at {cents(call_usd)} a call")
 
 
 def exact_repeats_table(stream: RequestStream, warmup: int) -> Table:

@@ -26,6 +26,7 @@ import numpy.typing as npt
 from scipy.special import bdtr, bdtrik, betainc, betaincinv, ndtri, stdtrit
 
 from workbench.evaluation.compare import MIN_CLUSTERS
+from workbench.rendering.numbers import counted, percent
 
 Array = npt.NDArray[np.float64]
 # 1 down to .3 in steps of .0025: set without looking at labels.
@@ -352,10 +353,13 @@ def _refuse_certificate(counts: HitCounts, alpha: float, confidence: float) -> T
     if not fits:
         note = NO_NUMBER
         if clusters[last] < MIN_CLUSTERS:
-            note = f"{clusters[last]} clusters with a hit, a claim needs at least {MIN_CLUSTERS}"
+            note = f"{counted(clusters[last], 'cluster')} with a hit, a claim needs at least {MIN_CLUSTERS}"
         elif effective[last] < MIN_EFFECTIVE:
-            heaviest = f"one has {counts.hits[:, last].max() / hits[last]:.0%} of the hits"
-            few_effective = f"{clusters[last]} clusters count as {effective[last]:.1f}, since {heaviest}"
+            heaviest = f"one has {percent(counts.hits[:, last].max() / hits[last])} of the hits"
+            few_effective = (
+                f"{counted(clusters[last], 'cluster counts', 'clusters count')} as "
+                f"{effective[last]:.1f}, since {heaviest}"
+            )
             note = f"{few_effective}; a claim needs {MIN_EFFECTIVE}: certify that one apart"
         return _describe_certificate(counts, last, confidence, certified=False, note=note)
     per_effective = hits[fits] / effective_hits(counts, confidence)[fits]
@@ -375,7 +379,10 @@ def _refuse_certificate(counts: HitCounts, alpha: float, confidence: float) -> T
     few = few or max(int(np.ceil(needed[place] - hits[place])), 1)
     requests = int(np.ceil(few * counts.requests.sum() / hits[place]))
     told = f"between {few:,} and {many:,}" if many else f"at least {few:,}"
-    note = f"{told} more labelled hits at {counts.thresholds[place]:g}; {requests:,} more requests have the fewest"
+    note = (
+        f"{told} more labelled hits at {counts.thresholds[place]:g}; "
+        f"{counted(requests, 'more request has', 'more requests have')} the fewest"
+    )
     return _describe_certificate(counts, place, confidence, certified=False, note=note, labels=(few, many))
 
 

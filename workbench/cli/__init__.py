@@ -20,10 +20,11 @@ from workbench.cli.signals import end_like_ctrl_c, see_signals_at_once
 from workbench.config import Settings, SystemClock, load_settings, require_writable
 from workbench.errors import ConfigError, WorkbenchError
 from workbench.extras import DISTRIBUTION, VERSION, extras_named, is_installed
+from workbench.rendering.numbers import counted
 from workbench.rendering.text import visible
 
 if TYPE_CHECKING:
-    from workbench.runner import Job, RunRecord
+    from workbench.runner import RunRecord
 
 EXIT_FAILED, EXIT_INTERRUPTED = 3, 130
 
@@ -118,8 +119,7 @@ def run_command(
         return None
     if sweep:
         swept = {n: values.split(",") for n, values in named_values(sweep, "--sweep").items()}
-        return sweep_command(name, swept, profile=profile, parameters=parameters, here=wait)
-    _refuse_run_early(job, settings)
+        return run_sweep(name, swept, profile=profile, parameters=parameters, here=wait)
     with TerminalProgress() as progress:
         (record,) = run_headless(
             [job], settings=settings, clock=SystemClock(), on_event=progress, hard_timeout_s=hard_timeout_s
@@ -340,7 +340,7 @@ def evalset_lock_command(
 
     settings = load_settings()
     folder = find_evalset(path, settings)
-    typer.echo(f"{write_corpus_lock(folder, settings):,} documents pinned in {folder / 'corpus.lock'}")
+    typer.echo(f"{counted(write_corpus_lock(folder, settings), 'document')} pinned in {folder / 'corpus.lock'}")
 
 
 def _command_project(notebooks: Sequence[str] | None = None) -> Settings:
@@ -352,17 +352,7 @@ def _command_project(notebooks: Sequence[str] | None = None) -> Settings:
     return settings
 
 
-def _refuse_run_early(job: "Job", settings: Settings) -> None:
-    """Refuse what the notebook would refuse, before its kernel starts."""
-    from workbench.evaluation.start import examined_experiment
-    from workbench.rendering.progress import waiting
-    from workbench.runner.headless import planned_headless_job
-
-    with waiting(f"reading what {job.notebook} reads"):
-        examined_experiment(job.notebook, planned_headless_job(job, settings).parameters, settings)
-
-
-def _evalset_option(given: str, settings: Settings) -> str:
+def _evalset(given: str, settings: Settings) -> str:
     """Name of an evalset of the project, hub:NAME, or the absolute path of another folder: kernels work elsewhere."""
     from workbench.evalset.evalset import HUB, find_evalset
 

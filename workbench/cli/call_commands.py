@@ -9,6 +9,7 @@ import typer
 from workbench.cli.lines import say, write_file
 from workbench.config import load_settings
 from workbench.errors import ConfigError
+from workbench.rendering.numbers import counted, percent
 
 if TYPE_CHECKING:
     import polars as pl
@@ -84,7 +85,7 @@ def budgets_command(
     shown = sa.make_url(url).render_as_string(hide_password=True)
     typer.echo(budgets_text(drawn) if len(drawn) else f"no call has been charged in {shown}")
     if lost := Ledger(engine).unattributed_share():
-        shares = f"{100 * lost.by_cost:.1f}% of the money and {100 * lost.by_calls:.1f}% of the calls"
+        shares = f"{percent(lost.by_cost, 1)} of the money and {percent(lost.by_calls, 1)} of the calls"
         typer.echo(f"{shares} name no tenant or no feature; attributed(tenant_id=..., feature=...) around a call does")
 
 
@@ -131,7 +132,10 @@ def trace_command(
         if trace_id or html:
             raise ConfigError("--forget-before deletes all traces of that time; give it no trace and no --html")
         gone = forget_traces(engine, forget_before.replace(tzinfo=UTC))
-        typer.echo(f"forgotten: {gone.traces:,} traces with {gone.spans:,} spans, ended before {forget_before} UTC")
+        typer.echo(
+            f"forgotten: {counted(gone.traces, 'trace')} with {counted(gone.spans, 'span')}, ended before "
+            f"{forget_before} UTC"
+        )
         return
     if not trace_id:
         from workbench.quality.feedback import feedback_trace_scores

@@ -8,6 +8,7 @@ import typer
 
 from workbench.cli.lines import named_values, say
 from workbench.errors import ConfigError
+from workbench.rendering.numbers import counted
 
 if TYPE_CHECKING:
     from workbench.config import Settings
@@ -137,7 +138,10 @@ def import_hub_command(
         qrels_name=qrels_name,
         revision=revision,
     )
-    typer.echo(f"{len(evalset.documents):,} documents, {len(evalset.queries):,} questions; use it as: hub:{name}")
+    typer.echo(
+        f"{counted(len(evalset.documents), 'document')}, {counted(len(evalset.queries), 'question')}; use it "
+        f"as: hub:{name}"
+    )
 
 
 @import_app.command("judgements")
@@ -282,7 +286,7 @@ def import_log_for_command(
             say(line)
     if ledger:
         new, old = book_log(log, Ledger(open_engine(settings.state_url)), prices, purpose or TOOLS_READ[tool].purpose)
-        say(f"ledger: {new:,} calls added, {old:,} were there already; see: workbench costs")
+        say(f"ledger: {counted(new, 'call')} added, {old:,} were there already; see: workbench costs")
 
 
 def inspect_command(

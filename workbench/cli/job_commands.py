@@ -12,6 +12,7 @@ import typer
 from workbench.cli.lines import say, write_file
 from workbench.config import load_settings
 from workbench.errors import ConfigError
+from workbench.rendering.numbers import counted
 
 if TYPE_CHECKING:
     from workbench.orchestration.flows import Flows
@@ -136,15 +137,15 @@ def prune_command(
     traces: Annotated[bool, typer.Option("--traces", help="Delete traces of that age too; the ledger stays.")] = False,
 ) -> None:
     """Delete runs that ended long ago, with their steps and model calls; what waits or runs stays."""
-    before = datetime.now(UTC) - age_option(older_than)
-    with _open_command_flows() as flows:
-        typer.echo(f"deleted: {flows.prune(before):,} runs that ended before {before:%Y-%m-%d %H:%M} UTC")
+    before = datetime.now(UTC) - age_of(older_than)
+    with _open_flows() as flows:
+        typer.echo(f"deleted: {counted(flows.prune(before), 'run')} that ended before {before:%Y-%m-%d %H:%M} UTC")
     if traces:
         from workbench.state import open_engine
         from workbench.telemetry.traces import forget_traces
 
         gone = forget_traces(open_engine(load_settings().state_url), before)
-        typer.echo(f"deleted: {gone.traces:,} traces with {gone.spans:,} spans")
+        typer.echo(f"deleted: {counted(gone.traces, 'trace')} with {counted(gone.spans, 'span')}")
 
 
 def age_option(text: str) -> timedelta:

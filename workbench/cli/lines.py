@@ -50,6 +50,6 @@ def say(line: str, *, err: bool = False) -> None:
 
 
 def say_error(error: Exception) -> None:
-    """Print an error; what it says on further lines, such as the defects of a file, is set in."""
-    first, *more = visible(f"error: {error}").split("\n")
+    """Print an error; what it says on further lines, such as the defects of a file, and its notes are set in."""
+    first, *more = visible("\n".join([f"error: {error}", *getattr(error, "__notes__", ())])).split("\n")
     typer.echo("\n  ".join([first, *(line.strip() for line in more)]), err=True)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from workbench.cli.lines import named_values, say
+from workbench.rendering.numbers import counted
 from workbench.rendering.text import visible
 
 
@@ -67,7 +68,8 @@ def new_command(
     own.write_new_evalset(understood, out, sources=[*documents, questions, *asked])
     say(f"written: {out}; complete its card.md")
     if understood.judgements:
-        say(f"next: workbench run retrieval --evalset {name}")
+        for line in own.first_run(understood, name):
+            say(line)
         return
     from workbench.evalset.imports.judgement_sheets import SHEET
     from workbench.project.inspect_log import TO_SPEAK
@@ -75,7 +77,10 @@ def new_command(
 
     count = write_judging_pool(out, understood.documents, understood.queries, settings)
     sheet = out / SHEET
-    say(f"no question names a right document: {sheet} holds {count:,} documents to judge, blind to what found them")
+    say(
+        f"no question names a right document: {sheet} holds {counted(count, 'document')} to judge, blind to "
+        "what found them"
+    )
     say("fill `grade` (0: not relevant, 1: relevant, 2: answers it) and `judge`, question by question: a verdict takes")
     say(f"about {TO_SPEAK} questions with a right document; a sheet that is filled further is taken again")
     say(f"next: workbench import judgements {sheet} --name {name} --partly")

@@ -9,6 +9,7 @@ import typer
 from workbench.cli.import_commands import TOOLS
 from workbench.cli.lines import say
 from workbench.errors import ConfigError, unknown_name
+from workbench.rendering.numbers import counted
 
 if TYPE_CHECKING:
     from workbench.quality.shadow_pairs import ShadowEvidence
@@ -60,12 +61,15 @@ def draw_calls_command(
         calls = production_calls_of_ledger(open_engine(settings.state_url), first, last, scored=least_score is not None)
     found = draw_production_sheet(sheet, calls, n=n, plan=plan)
     by_reason = ", ".join(f"{count:,} {reason}" for reason, count in sorted(found.reasons.items()))
-    say(f"{calls.source}, weeks from {first} up to {last}: {found.calls:,} calls, of which are kept: {by_reason}")
+    say(
+        f"{calls.source}, weeks from {first} up to {last}: {counted(found.calls, 'call')}, of which are kept: "
+        f"{by_reason}"
+    )
     if found.failed:
         say(f"{found.failed:,} failed without an answer: each counts as 0, and nobody is asked")
     if found.lost:
         say(f"{found.lost:,} keep no answer that could be graded, and are left out")
-    say(f"{sheet}: {found.new:,} new items; {found.graded:,} are graded already")
+    say(f"{sheet}: {counted(found.new, 'new item')}; {found.graded:,} are graded already")
     say("fill `grade` (0 bad, 1 good, or between) of as many as you can, here or with run.label_sheet() in 05_quality;")
     say(f"next: workbench quality grade {sheet} --rater NAME --rubric VERSION")
 
@@ -108,7 +112,7 @@ def grade_calls_command(
     if done.agreement:
         say(done.agreement)
     if done.open:
-        say(f"{done.open:,} items are not graded yet")
+        say(f"{counted(done.open, 'item is', 'items are')} not graded yet")
     if sum(not grader.endswith("(code)") for grader in done.graders) > 1:
         say("several graders make no series that could be tested; --judge NAME --alone, or one person, makes one")
     path = done.path.resolve()
@@ -149,7 +153,10 @@ def collect_candidates_command(evalset: _Evalset) -> None:
     from workbench.quality.feedback import collect_feedback_candidates
 
     new, lost = collect_feedback_candidates(evalset, load_settings())
-    typer.echo(f"{new} new candidates" + (f"; {len(lost)} traces are not stored any more" if lost else ""))
+    typer.echo(
+        f"{counted(new, 'new candidate')}"
+        + (f"; {counted(len(lost), 'trace is', 'traces are')} not stored any more" if lost else "")
+    )
 
 
 @feedback_app.command("list")

@@ -18,6 +18,7 @@ from workbench.costs.invoices import read_invoice, reconcile_invoice
 from workbench.costs.spend import GROUPS, ShareBy, Spend, load_spend, spend_moment, spend_spikes
 from workbench.costs.unit_economics import cost_per_good_answer, customer_margins, read_revenue
 from workbench.errors import ConfigError
+from workbench.evalset.evalset import Load, load_evalset
 from workbench.evaluation.experiment import finish_run
 from workbench.evaluation.fingerprint import SEED, build_parameters
 from workbench.evaluation.gate import gate_of_counts
@@ -108,7 +109,7 @@ class CostsExperiment:
         self.billed = read_invoice(*map(self._path, parameters.invoice)) if parameters.invoice else None
 
     @classmethod
-    def examined(cls, parameters: CostsParameters, settings: Settings) -> Self:
+    def examined(cls, parameters: CostsParameters, settings: Settings, load: Load = load_evalset) -> Self:
         """What a run would refuse is refused; the ledger is not read."""
         (found := cls.__new__(cls))._load(parameters, settings)
         return found

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from workbench.costs.cost_bridge import Bridge
-from workbench.costs.invoices import Reconciliation, invoice_differences_by_cause
 from workbench.costs.spend import CLASS_OF, ShareBy, Spend
 from workbench.costs.unit_economics import GoodCost
-from workbench.rendering.table import Column, Interval, Table, Value, number, usd_digits
+from workbench.costs.cost_bridge import Bridge
+from workbench.costs.invoices import Reconciliation, invoice_differences_by_cause
+from workbench.rendering.numbers import counted, number, usd_digits
+from workbench.rendering.table import Column, Interval, Table, Value
 
 SHOWN = 40  # rows of a table; the rest is one row, so that every table adds up
 
@@ -21,7 +22,7 @@ def spend_table(spend: Spend, *names: str, shown: int = SHOWN) -> Table:
     blank = ("",) * (len(keys) - 1)
     if len(rest := frame.slice(shown)):
         _, cost, saved = (int(rest[name].sum()) for name in sums)
-        rows.append((f"({len(rest):,} others)", *blank, None, *_cost_usd((cost, saved))))
+        rows.append((f"({counted(len(rest), 'other')})", *blank, None, *_cost_usd((cost, saved))))
     saved = int(spend.rows["saved_nanos"].sum())
     rows.append(("total", *blank, spend.rows["call_id"].n_unique(), *_cost_usd((spend.total_nanos, saved))))
     share = [
@@ -68,7 +69,7 @@ def spend_matrix_table(spend: Spend, share_by: ShareBy = "cost", shown: int = SH
     ]
     if len(rest := frame.slice(shown)):
         direct, shared = int(rest["direct_nanos"].sum()), int(rest["allocated_nanos"].sum())
-        rows.append((f"({len(rest):,} others)", "", None, *_cost_usd((direct, shared, direct + shared))))
+        rows.append((f"({counted(len(rest), 'other')})", "", None, *_cost_usd((direct, shared, direct + shared))))
     direct, shared = int(frame["direct_nanos"].sum()), int(frame["allocated_nanos"].sum())
     rows.append(("total", "", None, *_cost_usd((direct, shared, direct + shared))))
     columns = (Column("feature"), Column("tenant"), Column("calls", "count"))
@@ -106,7 +107,9 @@ def customer_margins_table(margin: pl.DataFrame, shown: int = SHOWN) -> Table:
         rows.append((tenant, *_cost_usd((revenue, direct, shared, left)), share))
     known = not margin["revenue_nanos"].is_null().all()
     caption = "Margin by customer. The least first" if known else "Cost by customer. No revenue is told"
-    caption += f"; {shown} of {len(margin):,} are shown" if len(margin) > shown else f"; {len(margin):,} customers"
+    caption += (
+        f"; {shown} of {len(margin):,} are shown" if len(margin) > shown else f"; {counted(len(margin), 'customer')}"
+    )
     money = [Column(f"{name} usd", "usd") for name in ("revenue", "direct", "allocated", "margin")]
     return Table((Column("tenant"), *money, Column("of revenue", "share", digits=1)), tuple(rows), caption)
 
@@ -163,7 +166,7 @@ def invoice_tables(found: Reconciliation, shown: int = SHOWN) -> list[Table]:
         (d.day, d.model, d.meter.replace("_", " "), d.ledger_tokens, d.invoice_tokens,
          *_cost_usd((d.ledger_nanos, d.invoice_nanos)), d.cause) for d in ranked[:shown]
     )  # fmt: skip
-    caption = f"{len(ranked):,} differences by day, model and class of token, largest first"
+    caption = f"{counted(len(ranked), 'difference')} by day, model and class of token, largest first"
     digits = usd_digits(abs(float(amount)) for r in rows for amount in r[5:7] if amount)
     columns = (
         Column("day"), Column("model"), Column("tokens of"), Column("ledger tokens", "count"),

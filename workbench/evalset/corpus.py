@@ -24,8 +24,8 @@ from workbench.config import Settings
 from workbench.errors import Defect, EvalsetError, unknown_name
 from workbench.evalset.cells import Unusable, shown_cell
 from workbench.evalset.docstrings import NAMESPACES
-from workbench.evalset.texts import text_key
-from workbench.records import Document, Query, content_hash
+from workbench.records import Document, content_hash
+from workbench.rendering.numbers import counted
 from workbench.rendering.progress import waiting
 
 READER = Path(__file__).with_name("docstrings.py")
@@ -192,7 +192,8 @@ def _corpus_difference(lock: Path, pinned: dict[str, str], found: dict[str, str]
     changed = sorted(k for k in pinned.keys() & found.keys() if pinned[k] != found[k])
     shown = ", ".join((missing + new + changed)[:5])
     return (
-        f"the corpus built here is not the one that {lock} pins: {len(missing)} documents missing, {len(new)} new, "
+        f"the corpus built here is not the one that {lock} pins: {counted(len(missing), 'document')} missing, "
+        f"{len(new)} new, "
         f"{len(changed)} with another text (first: {shown}). Judgements hold only for the pinned texts; another "
         "corpus needs an evalset of its own."
     )
@@ -233,7 +234,7 @@ class CorpusQuotes:
             raise Unusable(f"{told} the quote {shown_cell(words)}{_quote_beginning(words, texts)}")
         if len(found) > 1:
             more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
-            where = f"{len(found)} documents ({', '.join(found[:_NAMED])}{more})"
+            where = f"{counted(len(found), 'document')} ({', '.join(found[:_NAMED])}{more})"
             raise Unusable(f"the quote {shown_cell(words)} stands in {where}; quote more, or name them by id")
         return found[0]
 

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from workbench.config import Settings
 from workbench.errors import Defect, EvalsetError, SplitError, unknown_name
@@ -15,6 +16,7 @@ from workbench.evalset.folder import EvalsetContents, read_evalset_folder
 from workbench.evalset.gates import GatePolicy, default_gate_policy
 from workbench.evalset.texts import text_key
 from workbench.records import Document, Query
+from workbench.rendering.numbers import counted
 from workbench.rendering.progress import waiting
 
 Qrels = Mapping[str, Mapping[str, int]]  # by question, the grade of each document that was judged
@@ -79,7 +81,8 @@ def require_dev(items: Iterable[str], dev: Collection[str], doing: str) -> None:
     """
     if strangers := sorted(set(items).difference(dev)):
         raise SplitError(
-            f"{doing} may see dev alone, found {len(strangers)} items that are not of dev, first {strangers[0]!r}; "
+            f"{doing} may see dev alone, found {counted(len(strangers), 'item that is', 'items that are')} not "
+            f"of dev, first {strangers[0]!r}; "
             "hand over the dev split",
             strangers,
         )
@@ -184,7 +187,7 @@ def load_evalset(source: str | Path, *, settings: Settings, seed: int = 0, build
     splits, notes = split_qrels(contents, seed=seed)
     errors = [Defect(f.file, f.line, f.problem) for f in find_findings(contents, splits) if f.severity == "error"]
     if errors:
-        raise EvalsetError(f"evalset {folder} cannot be used; {len(errors)} places to correct:", errors)
+        raise EvalsetError(f"evalset {folder} cannot be used; {counted(len(errors), 'place')} to correct:", errors)
     qrels, unasked = _leave_out_questions(contents, splits)
     queries, joined = _join_families(contents.queries, qrels)
     return Evalset(
@@ -199,6 +202,26 @@ def load_evalset(source: str | Path, *, settings: Settings, seed: int = 0, build
         synthetic=contents.synthetic,
         notes=(*notes, *unasked, *joined, *notes_of_findings(contents, splits)),
     )
+
+
+class Load(Protocol):
+    """``load_evalset``, or what stands in for it."""
+
+    def __call__(self, source: str | Path, *, settings: Settings, seed: int = 0) -> Evalset:
+        """Load an evalset."""
+
+
+def load_each_once() -> Load:
+    """``load_evalset`` that reads an evalset once, for what looks at it several times and does not compute with it."""
+    found: dict[tuple[str, int], Evalset] = {}
+
+    def load(source: str | Path, *, settings: Settings, seed: int = 0) -> Evalset:
+        key = str(source), seed
+        if key not in found:
+            found[key] = load_evalset(source, settings=settings, seed=seed)
+        return found[key]
+
+    return load
 
 
 def _join_families(queries: Sequence[Query], qrels: Mapping[str, Qrels]) -> tuple[tuple[Query, ...], list[str]]:
@@ -226,7 +249,10 @@ def _leave_out_questions(contents: EvalsetContents, splits: dict[str, Qrels]) ->
         mine = [f"{each.query_id!r} {each.why}" for each in gone if each.split == split]
         more = f"; and {len(mine) - NAMED} more, which `workbench evalset check` names" if len(mine) > NAMED else ""
         if mine:
-            notes.append(f"{len(mine)} questions are left out of {split}: {'; '.join(mine[:NAMED])}{more}")
+            notes.append(
+                f"{counted(len(mine), 'question is', 'questions are')} left out of {split}: "
+                f"{'; '.join(mine[:NAMED])}{more}"
+            )
     return asked, notes
 
 
@@ -296,13 +322,11 @@ def _evalsets_in(folder: Path) -> str:
 def _held_in_evalset(folder: Path) -> str:
     """What a folder holds at its first level: files by their endings, the most frequent first, and folders."""
     inside = list(folder.iterdir())
-    kinds = Counter("folders" if p.is_dir() else p.suffix.lower() or p.name for p in inside)
+    kinds = Counter("folder" if p.is_dir() else p.suffix.lower() or p.name for p in inside)
     most = kinds.most_common(NAMED)
     rest = len(inside) - sum(count for _, count in most)
-    return (
-        ", ".join([*(f"{count:,} {kind}" for kind, count in most), *([f"{rest:,} others"] if rest else [])])
-        or "nothing"
-    )
+    told = [counted(count, kind, kind if kind != "folder" else "folders") for kind, count in most]
+    return ", ".join([*told, *([counted(rest, "other")] if rest else [])]) or "nothing"
 
 
 def hub_folder(name: str, settings: Settings) -> Path:
@@ -321,7 +345,7 @@ def split_qrels(contents: EvalsetContents, *, seed: int) -> tuple[dict[str, Qrel
         return splits, ()
     if {"train", "test"} <= splits.keys():
         splits["dev"] = splits.pop("train")
-        return splits, (f"no dev split: the {len(splits['dev'])} questions of train serve as dev",)
+        return splits, (f"no dev split: the {counted(len(splits['dev']), 'question')} of train serve as dev",)
     pool = next((name for name in ("test", "dev", "train") if name in splits), min(splits))
     judged = splits.pop(pool)
     family = question_families(q for q in contents.queries if q.query_id in judged)
@@ -329,7 +353,7 @@ def split_qrels(contents: EvalsetContents, *, seed: int) -> tuple[dict[str, Qrel
     dev = dev_clusters({family[q] for q in judged if q in family and q not in without}, seed)
     splits["dev"] = {q: grades for q, grades in judged.items() if family.get(q) in dev}
     splits["test"] = {q: grades for q, grades in judged.items() if family.get(q) not in dev}
-    sizes = f"{len(splits['dev'])} questions in dev, {len(splits['test'])} in test"
+    sizes = f"{counted(len(splits['dev']), 'question')} in dev, {len(splits['test'])} in test"
     return splits, (f"only {pool} is judged: split 1:3 by cluster, by hash with seed {seed} ({sizes})",)
 
 

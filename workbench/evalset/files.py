@@ -16,6 +16,7 @@ import polars as pl
 
 from workbench.errors import ConfigError, Defect, EvalsetError
 from workbench.evalset.cells import Unusable, grade_cell, parse_json_cell, settled_cell
+from workbench.rendering.numbers import counted
 
 Row = tuple[int, dict[str, Any]]
 _BOM = b"\xef\xbb\xbf"
@@ -171,7 +172,7 @@ def _qrels_judgement(line: int, cells: list[str], width: int) -> Judgement:
     if len(cells) not in (3, 4):
         raise Unusable(f"3 columns (query-id, corpus-id, score) or TREC's 4 are expected, found {len(cells)}")
     if len(cells) != width:
-        raise Unusable(f"{width} columns are expected as in the first row, found {len(cells)}")
+        raise Unusable(f"{counted(width, 'column is', 'columns are')} expected as in the first row, found {len(cells)}")
     if not (cells[0] and cells[-2]):
         raise Unusable("the query-id or the corpus-id is empty")
     if (found := grade_cell(cells[-1])) is None:
@@ -362,7 +363,7 @@ def _read_delimited(path: Path) -> TableFile:
         if len(cells) == len(header):
             rows.append((line, {k: v for k, v in zip(header, cells, strict=True) if v != ""}))
         else:
-            found = f"{len(header)} columns are expected as in the header, found {len(cells)}"
+            found = f"{counted(len(header), 'column is', 'columns are')} expected as in the header, found {len(cells)}"
             defects.append(Defect(str(path), line, f"{found} (parted by {separator!r})"))
     if not rows and not defects:
         defects.append(Defect(str(path), 0, "is empty; a header and one row a line are expected"))

@@ -13,9 +13,11 @@ from typing import Literal
 from workbench.errors import Defect, unknown_name
 from workbench.evalset.corpus import questions_in_corpus
 from workbench.evalset.files import scan_jsonl
-from workbench.evalset.folder import DOCUMENT_KEYS, QUERY_KEYS, EvalsetContents, fits_folder_key
+from workbench.evalset.folder import DOCUMENT_KEYS, QUERY_KEYS, fits_folder_key
+from workbench.evalset.corpus import questions_in_corpus
 from workbench.evalset.texts import words
 from workbench.evalset.traffic import traffic_pairs_of_rows
+from workbench.rendering.numbers import counted
 
 Severity = Literal["error", "warning"]
 Splits = Mapping[str, Mapping[str, Mapping[str, int]]]
@@ -142,7 +144,8 @@ def _foreign_key_findings(contents: EvalsetContents) -> Iterator[Finding]:
         if strange:
             line, key = strange[0]
             count = len({name for _, name in strange})
-            problem = f"{count} metadata keys mean nothing here and are ignored, first {key!r}"
+            means = counted(count, "metadata key means nothing here and is", "metadata keys mean nothing here and are")
+            problem = f"{means} ignored, first {key!r}"
             yield Finding(file, line, f"{problem}. Known: {', '.join(known)}", "warning")
 
 
@@ -168,14 +171,17 @@ def _empty_document_findings(contents: EvalsetContents) -> Iterator[Finding]:
             problem += "judged relevant, cannot find it"
             yield Finding(file, contents.document_lines.get(doc_id, 0), problem, "warning")
     if others := [d for d in empty if d not in wanted]:
-        problem = f"{len(others)} documents have an empty text and no title, and cannot be found; first {others[0]!r}"
+        problem = (
+            f"{counted(len(others), 'document has', 'documents have')} an empty text and no title, and "
+            f"cannot be found; first {others[0]!r}"
+        )
         yield Finding(file, contents.document_lines.get(others[0], 0), problem, "warning")
 
 
 def _own_document_findings(contents: EvalsetContents) -> Iterator[Finding]:
     if own := questions_in_corpus(contents.queries, contents.documents):
         first = next(q.query_id for q in contents.queries if q.query_id in own)
-        others = f", and so are {len(own) - 1} others" if len(own) > 1 else ""
+        others = f", and so are {counted(len(own) - 1, 'other')}" if len(own) > 1 else ""
         problem = f"is itself a document (same id and same text){others}: no question is a hit of its own"
         yield finding_of_query(contents, first, problem, "warning")
 
@@ -209,7 +215,8 @@ def known_answers(qrels: Mapping[str, Mapping[str, int]], split: str) -> str:
     if not refused or refused >= POOLED_SHARE * len(qrels):
         return ""
     return (
-        f"only {refused} of {len(qrels)} questions of {split} have a document judged not relevant, which is no pool: "
+        f"only {refused} of {counted(len(qrels), 'question')} of {split} have a document judged not relevant, "
+        "which is no pool: "
         "the judgements are read as known answers, and what they do not name counts as not relevant"
     )
 
@@ -217,7 +224,7 @@ def known_answers(qrels: Mapping[str, Mapping[str, int]], split: str) -> str:
 def _never_asked_findings(contents: EvalsetContents) -> Iterator[Finding]:
     judged = {row.query_id for rows in contents.judgements.values() for row in rows}
     if unasked := [query_id for query_id in contents.query_lines if query_id not in judged]:
-        are = f"and {len(unasked) - 1} others are" if len(unasked) > 1 else "is"
+        are = f"and {counted(len(unasked) - 1, 'other is', 'others are')}" if len(unasked) > 1 else "is"
         yield finding_of_query(contents, unasked[0], f"{are} judged in no split and never asked", "warning")
 
 

@@ -15,6 +15,7 @@ from workbench.evalset.evalset import dev_clusters, require_dev
 from workbench.evalset.files import read_parquet
 from workbench.inference.prices import DECLARED
 from workbench.records import DEFAULT_TENANT, file_hash
+from workbench.rendering.numbers import counted, percent
 from workbench.rendering.progress import waiting
 
 FILE = "outcomes.parquet"
@@ -315,7 +316,7 @@ def _outcome_defects(rows: pl.DataFrame, source: str) -> Iterator[Defect]:
         found = rows.filter(broken.fill_null(False))
         for row in found.head(_SHOWN_DEFECTS).iter_rows(named=True):
             value = f", found {'nothing' if row[column] is None else row[column]}" if column else ""
-            more = f" ({len(found)} such rows)" if len(found) > 1 else ""
+            more = f" ({counted(len(found), 'such row')})" if len(found) > 1 else ""
             where = f"prompt {row['prompt_id']!r}, model {row['model']!r}"
             yield Defect(source, row["row"], f"{problem}{value}: {where}{more}")
     yield from _defects_of_outcomes(rows, source)
@@ -326,16 +327,27 @@ def _defects_of_outcomes(rows: pl.DataFrame, source: str) -> Iterator[Defect]:
     if n_models < 2:
         yield Defect(source, 0, f"{n_models} model; routing needs at least two to choose from")
     answers = rows.group_by("prompt_id").agg(pl.col("model").n_unique())
-    if n := (answers["model"] < n_models).sum():
+    if n := int((answers["model"] < n_models).sum()):
         short = rows.group_by("model").agg(pl.col("prompt_id").n_unique()).filter(pl.col("prompt_id") < len(answers))
-        told = f"{n} prompts are not answered by every model ({', '.join(sorted(short['model'])[:5])}); ask them"
+        told = (
+            f"{counted(n, 'prompt is', 'prompts are')} not answered by every model "
+            f"({', '.join(sorted(short['model'])[:5])}); ask them"
+        )
         yield Defect(source, 0, f"{told}, or import with --drop-incomplete")
     for column, what in (("prompt", "texts"), ("split", "splits"), ("cluster", "clusters"), ("feature", "features")):
         if len(several := _outcomes_in_two(rows, "prompt_id", column)):
             choice = "; import with --most-common-text to take that of most rows" if column == "prompt" else ""
-            yield Defect(source, 0, f"{len(several)} prompts have two {what}, first {several[0]!r}{choice}")
+            yield Defect(
+                source,
+                0,
+                f"{counted(len(several), 'prompt has', 'prompts have')} two {what}, first {several[0]!r}{choice}",
+            )
     if len(torn := _outcomes_in_two(rows.drop_nulls("cluster"), "prompt", "cluster")):
-        yield Defect(source, 0, f"{len(torn)} prompt texts are in two clusters, first {torn[0]!r:.60}")
+        yield Defect(
+            source,
+            0,
+            f"{counted(len(torn), 'prompt text is', 'prompt texts are')} in two clusters, first {torn[0]!r:.60}",
+        )
     for column, what in (("cluster", "cluster"), ("prompt", "prompt text")):
         if len(shared := _outcomes_in_two(rows.drop_nulls(["split", column]), column, "split")):
             told = f"{len(shared)} {what}s are in dev and in test, first {shared[0][:60]!r}"
@@ -356,6 +368,6 @@ def _outcome_clusters_and_splits(
         return clusters, prompts["split"].to_numpy(), ()
     dev = dev_clusters(set(clusters), seed, dev_share)
     splits = np.array(["dev" if c in dev else "test" for c in clusters])
-    sizes = f"{(splits == 'dev').sum()} prompts in dev, {(splits == 'test').sum()} in test"
-    note = f"no split given: {dev_share:.0%} of the clusters are dev, by hash with seed {seed} ({sizes})"
+    sizes = f"{counted((splits == 'dev').sum(), 'prompt')} in dev, {(splits == 'test').sum()} in test"
+    note = f"no split given: {percent(dev_share)} of the clusters are dev, by hash with seed {seed} ({sizes})"
     return clusters, splits, (note,)

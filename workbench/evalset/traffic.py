@@ -27,6 +27,7 @@ from workbench.evalset.folder import queries_of_rows
 from workbench.evalset.follow_ups import needs_turns
 from workbench.evalset.workload import draw_workload, read_workload_plan, workload_topics
 from workbench.records import DEFAULT_TENANT, content_hash, file_hash
+from workbench.rendering.numbers import counted
 from workbench.rendering.progress import waiting
 
 STREAM_SCHEMA: Mapping[str, Any] = {
@@ -256,7 +257,7 @@ def _traffic_stream_order(
     places = [0] * len(rows)
     for pos, i in enumerate(by_time):
         places[i] = pos
-    moved = f"{sum(p != i for i, p in enumerate(places)):,} of {len(rows):,} rows stood elsewhere"
+    moved = f"{sum(p != i for i, p in enumerate(places)):,} of {counted(len(rows), 'row')} stood elsewhere"
     how = "newest first" if newest_first else moved if by_time != in_order else "in this order already"
     return places, texts, [], [f"the requests are ordered by time (at); the file had them {how}"]
 

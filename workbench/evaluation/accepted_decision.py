@@ -1,7 +1,7 @@
 """What is in use: the accepted decision and the anchor, with their scores, and the arms that were judged on test."""
 
 import glob
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +120,7 @@ def _judged(folder: Path, evalset: Path, notebook: str) -> dict[str, set[str]]:
 
 
 def with_kept(
-    test: pl.DataFrame, kept: Mapping[str, tuple[Decision, Path]]
+    test: pl.DataFrame, kept: Mapping[str, tuple[Decision, Path]], rate: Callable[[str], float]
 ) -> tuple[pl.DataFrame, list[ArmFacts], list[str]]:
     """Join scores and facts of arms that a run cannot ask again, as they were accepted.
 
@@ -130,6 +130,9 @@ def with_kept(
         Test rows of the rule's metric.
     kept : mapping of str to (Decision, Path)
         By arm its decision, and the file of it; the scores lie beside.
+    rate : callable
+        Dollars of one unit of what amounts count, today: what an arm used is priced as the other arms are, and not as
+        on the day when it was accepted.
 
     Returns
     -------
@@ -148,7 +151,6 @@ def with_kept(
         test = pl.concat([test, rows], how="diagonal_relaxed")
         claim, place = decision.claim(arm), KEPT_ORDER + len(facts)
         amounts = dict(claim.amounts)
-        facts.append(
-            ArmFacts(arm, claim.parameters, claim.cost_usd_per_1k, claim.latency_p95_ms, place, amounts=amounts)
-        )
+        usd = claim.cost_usd_per_1k + sum(n * (rate(name) - decision.rates[name]) for name, n in amounts.items())
+        facts.append(ArmFacts(arm, claim.parameters, usd, claim.latency_p95_ms, place, amounts=amounts))
     return test, facts, notes

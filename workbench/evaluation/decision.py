@@ -39,6 +39,7 @@ from workbench.evaluation.decision_sentences import (
 )
 from workbench.evaluation.power import TARGET, chance_of_each, clusters_needed
 from workbench.records import Claim, GateStatus, PairedBounds, Rule, Verdict
+from workbench.rendering.numbers import counted
 
 # Measured latency is noisy, so that an arm breaks its limit only when it is beyond it by this share.
 LATENCY_TOLERANCE = 0.2
@@ -347,10 +348,9 @@ def _few_needed(worse: int, m: int, margin: float, confidence: float) -> tuple[i
 
 def too_few_families(n_clusters: int, n_dev_clusters: int | None) -> str:
     """Why so few question families allow no verdict, "" where they are enough."""
-    if n_clusters < MIN_CLUSTERS:
-        return f"too few questions: {n_clusters} families in test, {MIN_CLUSTERS} are needed"
-    if n_dev_clusters is not None and n_dev_clusters < MIN_DEV_CLUSTERS:
-        return f"too few questions: {n_dev_clusters} families in dev, {MIN_DEV_CLUSTERS} are needed"
+    for n, split, least in ((n_clusters, "test", MIN_CLUSTERS), (n_dev_clusters, "dev", MIN_DEV_CLUSTERS)):
+        if n is not None and n < least:
+            return f"too few questions: {counted(n, 'family')} in {split}, {least} are needed"
     return ""
 
 

@@ -1,10 +1,9 @@
 """A decision in words: every number of a sentence is a field of the claims that the tables show."""
 
-import math
 from collections.abc import Sequence
 
 from workbench.records import Claim, Rule, Verdict
-from workbench.rendering.table import number
+from workbench.rendering.numbers import counted, monthly, number, percent, usd
 
 # More than this many times the items there are is no plan.
 PRACTICAL = 20
@@ -19,48 +18,17 @@ def signed(value: float) -> str:
     return number(value, 3, signed=True)
 
 
-def percent(share: float, digits: int = 0) -> str:
-    """Share as a percentage.
-
-    >>> percent(0.95)
-    '95 %'
-    """
-    return f"{100 * share:.{digits}f} %"
-
-
-def monthly(usd: float) -> str:
-    """Dollars a month, as people say them.
-
-    >>> monthly(0.02), monthly(7.5), monthly(1234.6)
-    ('under $0.05 a month', '$7.50 a month', '$1,235 a month')
-    """
-    if usd == 0:
-        return "$0 a month"
-    if abs(usd) < 0.05:
-        return "under $0.05 a month"
-    return f"${usd:,.2f} a month" if abs(usd) < 100 else f"${usd:,.0f} a month"
-
-
-def usd(amount: float) -> str:
-    """Dollars with three significant digits and no exponent.
-
-    >>> usd(1234.5), usd(0.807), usd(0.0000123)
-    ('$1,234', '$0.807', '$0.0000123')
-    """
-    digits = 0 if abs(amount) >= 100 or not amount else max(2 - math.floor(math.log10(abs(amount))), 0)
-    return f"${amount:,.{digits}f}"
-
-
 def cost_words(claim: Claim, before: Claim | None, rule: Rule) -> str:
     """What an arm costs a month at the rule's volume, and what it saves or adds where that counts."""
     now, usual = rule.monthly_usd(claim.cost_usd_per_1k), None if before is None else before.cost_usd_per_1k
-    at = f"{monthly(now)} at {rule.requests_per_month:,} requests"
+    at = f"{monthly(now)} at {counted(rule.requests_per_month, 'request')}"
     if before is None or usual is None or before.arm == claim.arm:
         return f"It costs {at}"
     was, change = rule.monthly_usd(usual), f"{percent(abs(1 - claim.cost_usd_per_1k / usual))}" if usual else ""
     if rule.counts(claim.cost_usd_per_1k, usual):
         return (
-            f"It costs {monthly(now)} instead of {monthly(was)} at {rule.requests_per_month:,} requests, {change} less"
+            f"It costs {monthly(now)} instead of {monthly(was)} at "
+            f"{counted(rule.requests_per_month, 'request')}, {change} less"
         )
     if rule.counts(usual, claim.cost_usd_per_1k):
         return f"It costs {at}, {monthly(now - was)} more"
@@ -82,7 +50,7 @@ def chosen_sentence(choice: Claim, in_use: Claim | None, rule: Rule, verdict: Ve
     else:
         shown = (
             f"shown at {percent(rule.confidence)} confidence to lie at most {rule.margin:g} {rule.metric} below the "
-            f"best of {n_arms} arms tested for the money ({distance(choice)})"
+            f"best of {counted(n_arms, 'arm')} tested for the money ({distance(choice)})"
         )
     return f"{start} {choice.arm}: {shown}. {cost_words(choice, in_use, rule)}.{_gain_words(choice, in_use)}"
 
@@ -102,7 +70,7 @@ def keep_sentence(claims: Sequence[Claim], kept: Claim, rule: Rule) -> str:
     if not others:
         return f"Keep {kept.arm}: no other arm came near it on the dev questions."
     near = f" ({distance(kept)})" if kept.best else ""
-    one = "the other arm" if len(others) == 1 else f"none of the {len(others)} others"
+    one = "the other arm" if len(others) == 1 else f"none of the {counted(len(others), 'other')}"
     return (
         f"Keep {kept.arm}: shown at {percent(rule.confidence)} confidence to lie at most {rule.margin:g} {rule.metric} "
         f"below the best for the money{near}; {one} is {'not ' if len(others) == 1 else ''}shown to be worth a change. "

@@ -15,7 +15,7 @@ import polars as pl
 from workbench.codec import to_plain
 from workbench.config import Settings, SystemClock, load_settings
 from workbench.errors import ConfigError
-from workbench.evalset.evalset import HUB, Evalset, load_evalset, require_dev
+from workbench.evalset.evalset import HUB, Evalset, Load, load_evalset, require_dev
 from workbench.evalset.gates import ASSUMED_REQUESTS, GatePolicy
 from workbench.evaluation.accepted_decision import anchor_path, decision_path, name_use, split_uses, with_kept
 from workbench.evaluation.consistency import beside_differs, differences, rule_again
@@ -151,17 +151,17 @@ class Experiment(Generic[P, S]):
         shown = {**to_plain(self.parameters), "evalset": given}
         self.profile, self.record, self.folder = begin_run(settings, self.notebook, shown)
 
-    def _load(self, parameters: P, settings: Settings) -> None:
+    def _load(self, parameters: P, settings: Settings, load: Load = load_evalset) -> None:
         self.settings, self.parameters = settings, parameters
-        self.evalset: Evalset = load_evalset(parameters.evalset, settings=settings, seed=parameters.seed)
+        self.evalset: Evalset = load(parameters.evalset, settings=settings, seed=parameters.seed)
         self.policy: GatePolicy = self.evalset.policy(self.notebook)
         self.prices: PriceTable = project_prices(settings.root)
         self.examine()
 
     @classmethod
-    def examined(cls, parameters: P, settings: Settings) -> Self:
+    def examined(cls, parameters: P, settings: Settings, load: Load = load_evalset) -> Self:
         """What a run would refuse is refused; the experiment has no folder, and no model is loaded."""
-        (found := cls.__new__(cls))._load(parameters, settings)
+        (found := cls.__new__(cls))._load(parameters, settings, load)
         return found
 
     @classmethod
@@ -465,8 +465,8 @@ class PairedExperiment(Experiment[Q, S], ABC):
         places = ((self.accepted, decision_path), (self.anchor, anchor_path))
         before = {d.arm: (d, place(self.evalset.path, self.notebook)) for d, place in places if d is not None}
         gone = {a: found for a, found in before.items() if a in (rule.reference, rule.anchor) and a not in test.names}
-        scores, kept, note = with_kept(test.of(rule.metric), gone)
-        against = with_kept(test.against(rule.metric), gone)[0]
+        scores, kept, note = with_kept(test.of(rule.metric), gone, self.rate)
+        against = with_kept(test.against(rule.metric), gone, self.rate)[0]
         facts = [*facts, *kept]
         if not self.rechecks:
             rule = replace(rule, use=self.count_test_use([f.name for f in facts]))

@@ -20,10 +20,11 @@ from workbench.evaluation.decision import (
     is_fast_enough,
     pairwise_of,
 )
-from workbench.evaluation.decision_sentences import percent, signed
-from workbench.evaluation.power import TARGET, chance_of_all, chance_of_each, chance_of_holding, clusters_needed
+from workbench.evaluation.power import TARGET, chance_of_all, chance_of_holding, clusters_needed, chance_of_each
 from workbench.evaluation.repeats import repeats_difference_note
+from workbench.evaluation.decision_sentences import signed
 from workbench.records import Claim, Rule
+from workbench.rendering.numbers import counted, percent
 from workbench.rendering.table import Shown, Table
 
 # However little the test can carry, so many of dev's arms are tested; and never more than so many.
@@ -92,7 +93,7 @@ class Finalists(Shown):
     @property
     def table(self) -> Table:
         """Arms with the reason for each."""
-        why = f"Dev: {self.n_dev_clusters} families"
+        why = f"Dev: {counted(self.n_dev_clusters, 'family')}"
         if self.power is not None:
             why += (
                 f"; if all are equal, the test shows one to be near the others with a chance of {percent(self.power)}"
@@ -276,7 +277,7 @@ def beside_verdict(claims: Sequence[Claim], rule: Rule, outcome: Outcome, shares
             f"{signed(pair.low)} and {signed(pair.high)}."
         )
     if rule.use > 1:
-        looks = f"{rule.use} different sets of arms have been judged on this test split"
+        looks = f"{counted(rule.use, 'different set')} of arms have been judged on this test split"
         out.append(f"{looks}{_worn_test_split(rule)} {_test_split_renewal(claims, rule)}")
     return out
 
@@ -284,7 +285,7 @@ def beside_verdict(claims: Sequence[Claim], rule: Rule, outcome: Outcome, shares
 def _worn_test_split(rule: Rule) -> str:
     """What several looks at one test split take from this one."""
     kept = spent_confidence(rule.confidence, rule.use), spent_confidence(rule.confidence, 1), rule.confidence
-    now, fresh, whole = (f"{100 * (1 - confidence):.2g} %" for confidence in kept)
+    now, fresh, whole = (percent(1 - confidence, significant=2) for confidence in kept)
     return (
         f". All looks at it together may be wrong in {whole} of cases: {now} are left for this look, of {fresh} for a "
         "first one, so its bounds are wider."
@@ -309,4 +310,4 @@ def _test_split_renewal(claims: Sequence[Claim], rule: Rule) -> str:
     sd = wide / critical * claim.n_clusters**0.5
     families = clusters_needed(float(sd), rule.margin, confidence=spent_confidence(rule.confidence, 1))
     items = -(-families * claim.n_items // claim.n_clusters)
-    return f"About {items:,} new test questions would renew it."
+    return f"About {counted(items, 'new test question')} would renew it."

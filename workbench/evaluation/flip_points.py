@@ -13,9 +13,9 @@ from itertools import pairwise
 import numpy as np
 
 from workbench.evaluation.decision import LATENCY_TOLERANCE, SAME_QUALITY, Outcome, decide, restated_claims
-from workbench.evaluation.decision_sentences import percent
 from workbench.inference.prices import DECLARED, ROWS, TOKEN_CLASSES, PriceTable
 from workbench.records import Claim, Decision, FlipPoint, Rule
+from workbench.rendering.numbers import percent, price
 from workbench.rendering.table import Column, Table
 from workbench.rendering.text import verdict_label
 
@@ -144,8 +144,23 @@ def _flip_price_words(name: str, usd: float) -> str:
     if name.endswith(DECLARED):
         return "declared price"
     if part in TOKEN_CLASSES:
-        return f"${usd * 1e6:.4g} per million {part}"
-    return f"${usd:.4g} per {'1,000 rows' if name.endswith(ROWS) else 'one'}"
+        return f"{price(usd, per=1_000_000)} {part}"
+    return price(usd / 1000, "row") if name.endswith(ROWS) else price(usd)
+
+
+def former_units(decision: Decision) -> dict[str, str]:
+    """Units of the prices by figure, in the words of decisions that were accepted before prices had one way."""
+
+    def words(name: str) -> str:
+        part, usd = name.rpartition(" ")[2], decision.rates[name]
+        if name.endswith(DECLARED):
+            return "declared price"
+        if part in TOKEN_CLASSES:
+            return f"${usd * 1e6:.4g} per million {part}"
+        return f"${usd:.4g} per {'1,000 rows' if name.endswith(ROWS) else 'one'}"
+
+    told = {thing: ", ".join(map(words, names)) for thing, names in _things(decision).items()}
+    return {f"price of {thing}": f"{TODAY} {usd}" for thing, usd in told.items()}
 
 
 def _flip_repeat_rate(decision: Decision) -> Iterator[FlipAxis]:

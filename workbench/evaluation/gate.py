@@ -14,6 +14,7 @@ from workbench.errors import GateFailed
 from workbench.evaluation.decision import good_enough
 from workbench.evaluation.decision_sentences import signed
 from workbench.records import Decision, GateStatus
+from workbench.rendering.numbers import counted
 
 SAME = 1e-9
 NAMED = 3
@@ -181,7 +182,7 @@ def account(rows: pl.DataFrame, decision: Decision, items: Collection[str], *, m
         An ``error`` for each thing that does not add up, which names the arm and the numbers; or one that holds.
     """
     n, repeats, metrics = len(set(items)), rows["repeat"].n_unique(), rows["metric"].n_unique()
-    told = f"{n} items x {repeats} repeats x {metrics} metrics"
+    told = f"{counted(n, 'item')} x {counted(repeats, 'repeat')} x {counted(metrics, 'metric')}"
     wrong = []
     for claim in decision.claims:
         mine = rows.filter(pl.col("arm") == claim.arm)
@@ -189,25 +190,28 @@ def account(rows: pl.DataFrame, decision: Decision, items: Collection[str], *, m
             _rows_problem(mine, items, n * repeats * metrics, told),
             _coverage_problem(claim.coverage, min_coverage, "its claim"),
             _coverage_problem(mine["value"].count() / max(n * repeats * metrics, 1), min_coverage, "its rows"),
-            "" if claim.n_items == n else f"its claim counts {claim.n_items} of {n} items",
+            "" if claim.n_items == n else f"its claim counts {claim.n_items} of {counted(n, 'item')}",
         )
         wrong += [GateClaim("invariant", claim.arm, "error", f"{claim.arm}: {p}.") for p in problems if p]
     return wrong or [
-        GateClaim("invariant", "", "holds", f"test rows: {len(decision.claims)} arms x {told}, all there.")
+        GateClaim("invariant", "", "holds", f"test rows: {counted(len(decision.claims), 'arm')} x {told}, all there.")
     ]
 
 
 def _rows_problem(mine: pl.DataFrame, items: Collection[str], expected: int, told: str) -> str:
     """What is wrong with the rows of one arm, "" where each item has its own."""
     if unknown := sorted(set(mine["item_id"]).difference(items)):
-        return f"{len(unknown)} items that are not of the test split, first {unknown[0]!r}"
+        return f"{counted(len(unknown), 'item that is', 'items that are')} not of the test split, first {unknown[0]!r}"
     distinct = mine.select("item_id", "repeat", "metric").n_unique() if mine.height else 0
     if mine.height == distinct == expected:
         return ""
     twice = f", {mine.height - distinct} of them twice" if mine.height > distinct else ""
     missing = sorted(set(items).difference(mine["item_id"]))
     first = f", first missing {missing[0]!r}" if missing else ""
-    return f"{mine.height} rows{twice}, {expected} are expected ({told}{first}); a failed item must keep its row"
+    return (
+        f"{counted(mine.height, 'row')}{twice}, {expected:,} are expected ({told}{first}); a failed item must "
+        "keep its row"
+    )
 
 
 def _coverage_problem(coverage: float, least: float, of: str) -> str:
@@ -232,7 +236,9 @@ def _sameness(accepted: Decision, now: Decision, before: pl.DataFrame | None, sc
         else:
             changed = changed_items(before, scores, claim.arm)
             n = len(changed)
-            sentence = f"{n} of {claim.n_items} items scored otherwise" if n else "every item scored the same"
+            sentence = (
+                f"{n:,} of {counted(claim.n_items, 'item')} scored otherwise" if n else "every item scored the same"
+            )
             out.append(GateClaim("sameness", claim.arm, "broken" if n else "identical", f"{sentence}.", tuple(changed)))
     return out
 

@@ -9,8 +9,8 @@ import numpy as np
 from scipy.special import bdtrc, nctdtr, ndtr, ndtri, stdtrit
 
 from workbench.evaluation.compare import MIN_CLUSTERS, MIN_DIFFERING, sharper_confidence, spent_confidence
-from workbench.evaluation.decision_sentences import percent
 from workbench.records import Rule
+from workbench.rendering.numbers import counted, percent
 from workbench.rendering.table import Column, Table
 
 _MOST_CLUSTERS = 10**15
@@ -185,7 +185,7 @@ def power_table(spreads: Sequence[float], clusters: Mapping[str, str], rule: Rul
     )
     rows = tuple((p.sd, p.power, p.clusters_needed, p.detectable) for p in plans)
     caption = (
-        f"Power of {len(clusters):,} test {items} in {families} families, margin {rule.margin:g}, at "
+        f"Power of {len(clusters):,} test {items} in {counted(families, 'family')}, margin {rule.margin:g}, at "
         f"{percent(confidence, 2)} confidence: use {rule.use} of this test split"
     )
     return Table(columns, rows, caption)

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from workbench.evaluation.compare import item_clusters
-from workbench.evaluation.decision_sentences import percent
+from workbench.rendering.numbers import percent
 from workbench.rendering.table import Column, Value
 
 MORE_QUESTIONS, MORE_REPEATS = 20, 3  # what a sentence compares

@@ -7,6 +7,7 @@ from typing import Any
 
 from workbench.config import Settings, load_settings, require_writable
 from workbench.errors import ConfigError, unknown_name
+from workbench.evalset.evalset import Load, load_evalset
 from workbench.evalset.gates import NOTEBOOKS
 from workbench.extras import extras_named
 
@@ -34,10 +35,10 @@ def check_parameters(notebook: str, parameters: Mapping[str, Any]) -> None:
         build_parameters(kind.parameters_class, _own_parameters(kind, parameters))
 
 
-def examined_experiment(notebook: str, parameters: Mapping[str, Any], settings: Settings) -> Any:
+def examined_experiment(notebook: str, parameters: Mapping[str, Any], settings: Settings, load: Load = load_evalset) -> Any:
     """Experiment of a notebook that has refused, before a kernel starts, what a run would; None of one of your own.
 
-    No model is loaded or asked, and no run folder is made.
+    No model is loaded or asked, and no run folder is made. ``load`` may have read the evalset already.
 
     Raises
     ------
@@ -50,7 +51,7 @@ def examined_experiment(notebook: str, parameters: Mapping[str, Any], settings: 
     from workbench.evaluation.fingerprint import build_parameters
 
     kind = _experiment_class(notebook)
-    found = kind.examined(build_parameters(kind.parameters_class, _own_parameters(kind, parameters)), settings)
+    found = kind.examined(build_parameters(kind.parameters_class, _own_parameters(kind, parameters)), settings, load)
     if (asked := parameters.get("reference")) and (known := found.arm_names()):
         require_arm(asked, known)
     return found

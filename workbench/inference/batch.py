@@ -13,6 +13,7 @@ from workbench.inference.call_attempt import worst_attempt_nanos, worst_attempt_
 from workbench.inference.client import Client
 from workbench.inference.messages import PREFIX, Completion, Request, Routes
 from workbench.inference.prices import PriceTable
+from workbench.rendering.numbers import counted, usd
 from workbench.telemetry.attribution import carry_attribution
 
 
@@ -34,7 +35,7 @@ class CostEstimate:
     worst_usd: float
 
     def __str__(self) -> str:
-        return f"{self.requests:,} requests, at most ${self.worst_usd:.4f}"
+        return f"{counted(self.requests, 'request')}, at most {usd(self.worst_usd, up=True)}"
 
 
 def estimate_batch(
@@ -84,10 +85,15 @@ def complete_batch(
     open_items = _open_batch_items(client, items)
     ahead = estimate_batch([i.request for i in open_items], client.books.prices, routers=client.routers)
     if open_items:
-        tell(f"{len(items) - len(open_items):,} of {len(items):,} answers are recorded; still to ask: {ahead}")
+        tell(
+            f"{len(items) - len(open_items):,} of {counted(len(items), 'answer is', 'answers are')} recorded; "
+            f"still to ask: {ahead}"
+        )
     if open_items and (max_cost_usd is None or ahead.worst_usd > max_cost_usd):
         given = "no max_cost_usd" if max_cost_usd is None else f"max_cost_usd={max_cost_usd:g}"
-        raise ConfigError(f"this batch may cost ${ahead.worst_usd:.4f}, found {given}; set it at or above that")
+        raise ConfigError(
+            f"this batch may cost {usd(ahead.worst_usd, up=True)}, found {given}; set it at or above that"
+        )
     client = capped_client(client, max_cost_usd)  # attempts that fail may be billed too
     out: dict[str, Completion | Exception] = {}
     pool = ThreadPoolExecutor(threads)

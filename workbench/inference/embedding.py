@@ -31,6 +31,7 @@ from workbench.inference.provider_errors import typed_provider_error
 from workbench.inference.streams import stream_in_time
 from workbench.inference.token_usage import counted_text_tokens
 from workbench.inference.vendors import OVERLOADED, vendor_of
+from workbench.rendering.numbers import counted
 from workbench.telemetry.attribution import current_attribution
 
 LOCAL_EMBEDDERS: Mapping[str, type[MiniLM | WordLlama]] = {
@@ -347,7 +348,9 @@ def _ask_embedding_vectors(request: Request, timeout_s: float, give: Callable[[_
         rows = sorted(answer.data, key=lambda row: row["index"])
         vectors = unit_vectors(np.array([row["embedding"] for row in rows], np.float32).reshape(len(rows), -1))
         if [row["index"] for row in rows] != list(range(len(texts))):
-            raise ValueError(f"{len(rows)} vectors came for {len(texts)} texts, or not one for each")
+            raise ValueError(
+                f"{counted(len(rows), 'vector')} came for {counted(len(texts), 'text')}, or not one for each"
+            )
         give((vectors, answer.model, counted_text_tokens(answer.usage)))
     except Exception as error:  # litellm raises its own errors, openai's, httpx's and plain ones
         raise typed_provider_error(error, request.model) from error

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from workbench.config import Clock, SystemClock
 from workbench.errors import ConfigError, RateLimited
 from workbench.inference.streams import pause
+from workbench.rendering.numbers import counted
 from workbench.state import Batch, create_tables, execute, execute_insert, group_commit
 
 # Added to the window: a call starts some time after its moment, and these delays differ. They were up to 0.17 s on two
@@ -109,7 +110,8 @@ class RateLimiter:
             return RateSlot(model)
         if limit.tokens_per_minute is not None and tokens > limit.tokens_per_minute:
             raise RateLimited(
-                f"a request of up to {tokens:,} tokens to {model} can never start: {limit.tokens_per_minute:,} are "
+                f"a request of up to {counted(tokens, 'token')} to {model} can never start: "
+                f"{limit.tokens_per_minute:,} are "
                 "allowed a minute; shorten the prompt, lower max_tokens or raise the limit",
                 model=model,
                 retry_after_s=None,

@@ -16,6 +16,7 @@ from workbench.orchestration.heartbeats import living_processes
 from workbench.orchestration.runs_database import ENDED, STATES, UNFINISHED, is_outage_outlived
 from workbench.orchestration.step_tapes import forget_step_calls, step_progress_of
 from workbench.orchestration.steps import Asking, Flow, FlowRun
+from workbench.rendering.numbers import counted
 from workbench.rendering.table import Column, Table
 
 _LOG = logging.getLogger("workbench")
@@ -124,7 +125,7 @@ def jobs_table(durable: Durable, *, limit: int = 100, status: str = "") -> Table
         Column("seconds", "number", digits=0),
         Column("note"),
     )
-    return Table(columns, tuple(rows), f"{len(rows)} runs, newest first")
+    return Table(columns, tuple(rows), f"{counted(len(rows), 'run')}, newest first")
 
 
 def _job_states(status: str) -> list[str]:

@@ -12,6 +12,7 @@ from workbench.orchestration.durable import Durable
 from workbench.orchestration.live_step import flow_result_as_json
 from workbench.orchestration.step_tapes import RecordedTape, step_calls_of
 from workbench.orchestration.steps import Asking, Flow, FlowRun, StepRecord, is_outside, plain_json, step_with_tools
+from workbench.rendering.numbers import counted
 from workbench.rendering.table import Column, Shown, Table, Value
 from workbench.rendering.text import cell_html
 from workbench.telemetry.attribution import attributed
@@ -113,7 +114,7 @@ class ShownReplay(Shown):
     def _caption(self) -> str:
         began = f"{self.title}: repeated from its record, models and network refused"
         if self.mismatch is None:
-            return f"{began}. Equal at each of {len(self.run.steps)} steps"
+            return f"{began}. Equal at each of {counted(len(self.run.steps), 'step')}"
         where = f"step {self.mismatch.number}, {self.mismatch.step}" if self.mismatch.step else "the result"
         return f"{began}. {where} differs. {self.mismatch.cause}"
 
@@ -181,7 +182,9 @@ class ReplayedStep:
         self._number += 1
         name, run = function.__name__, self.run
         if self._number > len(run.steps):
-            raise self._differs(name, "length", f"an end after {len(run.steps)} steps", f"a further step {name!r}")
+            raise self._differs(
+                name, "length", f"an end after {counted(len(run.steps), 'step')}", f"a further step {name!r}"
+            )
         before = run.steps[self._number - 1]
         if before.name != name:
             raise self._differs(before.name, "name", before.name, name)
@@ -215,7 +218,7 @@ class ReplayedStep:
             raise self._differs(name, "output", before.output, output)
         if tape.left:
             raise self._differs(
-                name, "model calls", f"{len(before.calls)} calls", f"{len(before.calls) - len(tape.left)}"
+                name, "model calls", f"{counted(len(before.calls), 'call')}", f"{len(before.calls) - len(tape.left)}"
             )
         return self._read(before)
 
@@ -299,7 +302,9 @@ class ReplayReport:
             rows.append((run_id, *found, str(error)))
         columns = (Column("run"), Column("number", "count"), Column("step"), Column("differs"), Column("why"))
         n = len(self.same) + len(rows)
-        return Table(columns, tuple(rows), f"{len(self.same)} of {n} recorded runs are repeated")
+        return Table(
+            columns, tuple(rows), f"{len(self.same)} of {counted(n, 'recorded run is', 'recorded runs are')} repeated"
+        )
 
     def _repr_html_(self) -> str:
         return cell_html(self.table().to_html())

@@ -30,6 +30,7 @@ from workbench.pipeline.losses import Losses, is_right_answer, loss_of
 from workbench.pipeline.rewrites import OFF, Rewriting, check_rewrite, load_rewriting, rewritten_file
 from workbench.pipeline.routes import check_route, refuse_unrecorded_routes, routes_asked, serve_routes
 from workbench.records import Decision, Query, content_hash, parameters_of
+from workbench.rendering.numbers import counted
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Column, Table
 from workbench.reports.ending import Notebook
@@ -285,7 +286,7 @@ class PipelineExperiment(
             amounts = {name: 1000 * n / len(costs) for name, n in used.items()}
             usd_per_1k = 1000 * float(np.mean(costs))
             facts.append(ArmFacts(arm.name, parameters_of(arm.plan), usd_per_1k, p95, arm.order, amounts=amounts))
-        bar.done(f"{len(arms)} configurations answered {len(part.queries)} {split} questions")
+        bar.done(f"{counted(len(arms), 'configuration')} answered {len(part.queries)} {split} questions")
         schema = SCORES_SCHEMA | {f"slice_{name}": pl.String for name in SLICES}
         scores = pl.DataFrame(rows, schema=schema, orient="row")
         return ScoredFlows(split, tuple(arms), scores, tuple(facts), part.queries, runs)

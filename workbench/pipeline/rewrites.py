@@ -14,6 +14,7 @@ from workbench.inference.messages import Request
 from workbench.inference.recordings import FOLDER, Recordings
 from workbench.pipeline.flow import is_function, is_vague, own_rewriter, rewriter_files
 from workbench.records import Document, Query, content_hash
+from workbench.rendering.numbers import counted
 from workbench.routing.prompts import Prompts, load_prompts
 from workbench.routing.record_answers import budgeted_client, record_all_answers
 from workbench.routing.recorded_hits import Search, accepted_hits_search, recorded_hit_rows
@@ -111,7 +112,8 @@ def load_rewriting(
     if missing:
         command = f"workbench record {evalset.name} --rewrites {by}"
         raise RecordingMiss(
-            f"of {len(missing)} of {len(vague)} vague questions of {evalset.name} the query that {by} makes is not "
+            f"of {len(missing)} of {counted(len(vague), 'vague question')} of {evalset.name} the query that "
+            f"{by} makes is not "
             f"recorded, or not what it finds; first {missing[0]!r}. Nothing was run. Record them with: {command}",
             item_id=missing[0],
             command=command,

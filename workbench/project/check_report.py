@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from workbench.extras import VERSION
+from workbench.rendering.numbers import counted
 from workbench.rendering.text import signed
 from workbench.reports.brief import markdown_text
 from workbench.runner.accept_and_check import Check, worst_exit_code
@@ -38,7 +39,9 @@ def check_markdown(checks: Sequence[Check]) -> str:
     fine = sum(found.exit_code == 0 for found in checks)
     lines = [
         MARKER,
-        f"### {fine} of {len(checks)} accepted decisions hold" if fine < len(checks) else "### Every decision holds",
+        f"### {fine} of {counted(len(checks), 'accepted decision holds', 'accepted decisions hold')}"
+        if fine < len(checks)
+        else "### Every decision holds",
         "",
         "| | decision | what the check says |",
         "| --- | --- | --- |",

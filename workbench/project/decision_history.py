@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from workbench.evalset.gates import default_gate_policy, scan_gates
 from workbench.project.recompute_decision import RecomputedPart
 from workbench.records import Decision, file_hash
+from workbench.rendering.numbers import counted
 
 FIXED, COMMITTED = "gates fixed before", "committed"
 # Settings of a rule that must not change once the scores are known; the rest follows from what was accepted before.
@@ -92,7 +93,9 @@ def look_back_at_decision(decision: Decision, path: Path, *, sealed: str = "") -
     files = [path, path.with_suffix(".scores.parquet"), path.with_suffix(".uses"), gates]
     files = [file for file in files if file.is_file()]
     changed = history.changed(files)
-    told = f"not as they lie here: {', '.join(changed)}" if changed else f"{len(files)} files, as they lie here"
+    told = (
+        f"not as they lie here: {', '.join(changed)}" if changed else f"{counted(len(files), 'file')}, as they lie here"
+    )
     yield RecomputedPart(COMMITTED, "not verified" if changed else "verified", told)
     if not sealed:
         yield _gates_before_decision(decision, path, gates, history)
@@ -155,7 +158,7 @@ def _same_rule_in_history(decision: Decision, path: Path, history: GitHistory) -
             )
             return
     if looked:
-        yield RecomputedPart(name, "verified", f"in {looked} commits that have these scores")
+        yield RecomputedPart(name, "verified", f"in {counted(looked, 'commit that has', 'commits that have')} these scores")
 
 
 def _uses_kept_in_history(path: Path, history: GitHistory) -> Iterator[RecomputedPart]:
@@ -167,7 +170,7 @@ def _uses_kept_in_history(path: Path, history: GitHistory) -> Iterator[Recompute
         ever |= set((history.content(commit, uses) or b"").decode(errors="replace").split())
     lost = sorted(use for use in ever - set(now) if use[:8] in splits or not now)
     if lost:
-        told = f"{len(lost)} uses of this test split were committed and are gone: {', '.join(lost[:5])}"
+        told = f"committed and gone: {counted(len(lost), 'use')} of this test split, {', '.join(lost[:5])}"
         yield RecomputedPart("uses kept", "contradicted", told)
     elif ever:
         yield RecomputedPart("uses kept", "verified", f"all {len(now)} that were ever committed of this test split")

@@ -25,6 +25,7 @@ from workbench.inference.messages import Usage
 from workbench.inference.prices import MS_PER_HOUR, project_prices
 from workbench.pipeline.notebook import PipelineExperiment
 from workbench.pipeline.routes import embedder_of_routes
+from workbench.rendering.numbers import cents, counted, usd
 from workbench.rendering.progress import duration, waiting
 from workbench.retrieval.arms import CHUNKERS, FITTED, make_arms
 from workbench.retrieval.ingest import IngestVectorCache
@@ -106,7 +107,7 @@ def _dry_run(found: Any, p: Mapping[str, Any], settings: Settings) -> DryRun:
             }
             verifiers, most = dict.fromkeys(map(verifier_asked, p["verifiers"])), p["max_cost_usd"]
             models = [v.removeprefix(MODEL) for v in verifiers if v.startswith(MODEL)]
-            asked = f"{', '.join(models)} about near pairs whose answer is not recorded, for at most ${most:g}"
+            asked = f"{', '.join(models)} about near pairs whose answer is not recorded, for at most {cents(most)}"
             return DryRun(texts, asked=asked) if models else DryRun(texts)
         case RoutingExperiment():
             prompts = found.outcomes.requests.prompts if found.reads_vectors else []
@@ -137,7 +138,10 @@ def _dry_run_of_retrieval(p: Mapping[str, Any], evalset: Evalset, settings: Sett
     usd = [prices.cost_usd(arm.work(rows)) for arm in arms]
     each_ms = max(usd, default=0.0) / prices.usd_per_vcpu_hour * MS_PER_HOUR
     n, most = len(arms) + fitted, min(len(arms) + fitted, MOST)
-    told = f"{n_dev:,} dev questions with each of {n} arms ({fitted} of them fitted first), then {n_test:,} test "
+    told = (
+        f"{counted(n_dev, 'dev question')} with each of {counted(n, 'arm')} ({fitted} of them fitted first), "
+        f"then {n_test:,} test "
+    )
     told += f"questions with the {min(n, FEWEST)} to {most} that dev does not rule out"
     if systems := len(p.get("systems", ())):
         told += f", and {systems} of your own, whose time and cost are yours"
@@ -150,7 +154,10 @@ def _dry_run_too_few(evalset: Evalset) -> str:
     if dev >= MIN_DEV_CLUSTERS and test >= MIN_CLUSTERS:
         return ""
     needed = f"{MIN_DEV_CLUSTERS} and {MIN_CLUSTERS} are needed"
-    return f"no verdict: there are {dev} families of questions in dev and {test} in test, {needed}; label more first"
+    return (
+        f"no verdict: there are {counted(dev, 'family')} of questions in dev and {test} in test, {needed}; "
+        "label more first"
+    )
 
 
 def _dry_run_embedding(
@@ -161,13 +168,16 @@ def _dry_run_embedding(
     for what, each in texts.items():
         new = IngestVectorCache(path).missing(each, embedder) if path.is_file() else list(dict.fromkeys(each))
         missing |= dict.fromkeys(new)
-        told.append(f"to embed: {len(new):,} new texts of {len(each):,} {what}, with {embedder.encoder_id}")
+        told.append(f"to embed: {counted(len(new), 'new text')} of {len(each):,} {what}, with {embedder.encoder_id}")
     if not missing:
         return [*told, "cost: nothing; vectors of all of them are in the cache"], 0.0
     if isinstance(embedder, HostedEmbedder):
         tokens = sum(map(len, missing)) // CHARACTERS
-        usd = embedder.books.prices.cost_nanos(embedder.model, Usage(tokens)) / 1e9
-        return [*told, f"cost: about ${usd:.4g}, for {tokens:,} tokens of {CHARACTERS} characters at its price"], 0.0
+        paid = embedder.books.prices.cost_nanos(embedder.model, Usage(tokens)) / 1e9
+        return [
+            *told,
+            f"cost: about {usd(paid)}, for {counted(tokens, 'token')} of {CHARACTERS} characters at its price",
+        ], 0.0
     probe = list(missing)[:: max(len(missing) // PROBED, 1)][:PROBED]
     with attributed(purpose="eval"):
         embedder.embed(probe[:1])  # loads the weights

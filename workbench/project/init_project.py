@@ -7,6 +7,7 @@ from pathlib import Path
 
 from workbench.errors import ConfigError, unknown_name
 from workbench.extras import DISTRIBUTION, VERSION
+from workbench.rendering.numbers import counted
 
 FILES = Path(__file__).parent / "files"
 SAMPLE = "sample"
@@ -113,7 +114,8 @@ def tell_project_written(done: WrittenProject, say: Callable[[str], object]) -> 
         folder = path.parent if path.parent != done.root else path
         folders[folder] = folders.get(folder, 0) + 1
     for folder, count in folders.items():
-        say(f"written: {folder}{f' ({count} files)' if folder.is_dir() else ''}")
+        files = f" ({counted(count, 'file')})" if folder.is_dir() else ""
+        say(f"written: {folder}{files}")
     for path in done.kept:
         say(f"left as it is, because it was there: {path}")
     if done.missing_ignores:

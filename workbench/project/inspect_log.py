@@ -28,6 +28,7 @@ from workbench.evaluation.decision import MIN_DEV_CLUSTERS
 from workbench.evaluation.decision_sentences import usd
 from workbench.evaluation.power import clusters_needed
 from workbench.inference.prices import NANOS_PER_USD, PriceTable
+from workbench.rendering.numbers import counted, percent, usd
 from workbench.rendering.table import Table
 
 Can = Literal["yes", "no", "not yet"]
@@ -80,9 +81,14 @@ def _log_answer_on_retrieval(log: ToolLog) -> LogAnswer:
     documents = {doc for search in log.searches for doc, _ in search.hits[:10]}
     pairs = {(search.query, doc) for search in log.searches for doc, _ in search.hits[:10]}
     short = max(0, TO_SPEAK - len(questions))
-    more = f"{short:,} more questions, " if short else ""
-    needs = f"{more}the documents themselves, and grades of {len(pairs):,} hits by people"
-    return LogAnswer("retrieval", "not yet", f"{len(questions):,} questions found {len(documents):,} documents", needs)
+    more = f"{counted(short, 'more question')}, " if short else ""
+    needs = f"{more}the documents themselves, and grades of {counted(len(pairs), 'hit')} by people"
+    return LogAnswer(
+        "retrieval",
+        "not yet",
+        f"{counted(len(questions), 'question')} found {counted(len(documents), 'document')}",
+        needs,
+    )
 
 
 def _log_answer_on_routing(log: ToolLog, prices: PriceTable, score: str) -> LogAnswer:
@@ -92,7 +98,9 @@ def _log_answer_on_routing(log: ToolLog, prices: PriceTable, score: str) -> LogA
     try:
         name = primary_log_score(log, score)
     except ConfigError:
-        return LogAnswer("routing", "not yet", f"{len(known)} scores: {', '.join(sorted(known))}", "--score NAME")
+        return LogAnswer(
+            "routing", "not yet", f"{counted(len(known), 'score')}: {', '.join(sorted(known))}", "--score NAME"
+        )
     scored = [call for call in log.calls if call.error or any(s.name == name for s in call.scores)]
     arms = Counter(logged_arm_name(call) for call in scored)
     prompts = {call.prompt_id or call.prompt for call in scored}
@@ -107,7 +115,7 @@ def _log_answer_on_routing(log: ToolLog, prices: PriceTable, score: str) -> LogA
         found = outcomes_of(outcomes_in_log(log, prices, LogChoices(name, free), []))
     except (EvalsetError, ConfigError) as error:
         told = str(error).partition("\n")[0]
-        return LogAnswer("routing", "not yet", f"{len(arms)} models, but no prompt that each answered", told)
+        return LogAnswer("routing", "not yet", f"{counted(len(arms), 'model')}, but no prompt that each answered", told)
     return _log_of_several_models(found, unpriced, len(prompts))
 
 
@@ -118,19 +126,20 @@ def _log_of_one_model(scored: list[LoggedCall], prices: PriceTable, prompts: int
     about = (
         f"about {usd(ask * sum(costs) / len(costs))} at the cost of {scored[0].model}" if costs else "no cost is known"
     )
-    more = f", and {TO_SPEAK - prompts:,} more prompts of both" if prompts < TO_SPEAK else ""
-    because = f"one model per prompt ({prompts:,} prompts, {logged_arm_name(scored[0])})"
+    more = f", and {counted(TO_SPEAK - prompts, 'more prompt')} of both" if prompts < TO_SPEAK else ""
+    because = f"one model per prompt ({counted(prompts, 'prompt')}, {logged_arm_name(scored[0])})"
     return LogAnswer("routing", "no", because, f"ask {ask:,} of the prompts of a second model: {about}{more}")
 
 
 def _log_of_several_models(found: Outcomes, unpriced: list[str], prompts: int) -> LogAnswer:
     dev, test = (len(np.unique(found.part(split).clusters)) for split in ("dev", "test"))
-    partly = f" ({prompts - len(found):,} prompts not answered by all)" if prompts > len(found) else ""
-    because = f"{len(found.models)} models answered {len(found):,} prompts{partly}"
+    partly = f" ({counted(prompts - len(found), 'prompt')} not answered by all)" if prompts > len(found) else ""
+    because = f"{counted(len(found.models), 'model')} answered {counted(len(found), 'prompt')}{partly}"
     missing = []
     if dev < MIN_DEV_CLUSTERS or test < MIN_CLUSTERS:
         missing.append(
-            f"about {max(1, TO_SPEAK - dev - test):,} more prompts: under {MIN_CLUSTERS} in test nothing is said"
+            f"about {counted(max(1, TO_SPEAK - dev - test), 'more prompt')}: under {MIN_CLUSTERS} in test "
+            "nothing is said"
         )
     if unpriced:
         missing.append(
@@ -141,7 +150,7 @@ def _log_of_several_models(found: Outcomes, unpriced: list[str], prompts: int) -
     best = int(found.quality.mean(axis=0).argmax())
     spread = max(float(np.std(found.quality[:, i] - found.quality[:, best])) for i in range(len(found.models)))
     margin, wanted = default_gate_policy("routing").margin, _log_prompts_needed(spread)
-    more = f"a margin of {margin:g} takes about {wanted:,} prompts" if wanted > len(found) else ""
+    more = f"a margin of {margin:g} takes about {counted(wanted, 'prompt')}" if wanted > len(found) else ""
     return LogAnswer("routing", "yes", because, more)
 
 
@@ -161,26 +170,34 @@ def _log_answer_on_caching(log: ToolLog) -> LogAnswer:
     asked = requests_in_log(log)
     if not asked:
         needs = "the texts of requests: let your tracing keep what is asked"
-        return LogAnswer("caching", "no", f"none of {len(log.calls):,} calls tells what was asked", needs)
+        return LogAnswer("caching", "no", f"none of {counted(len(log.calls), 'call')} tells what was asked", needs)
     words = Counter((call.tenant_id, call.feature, " ".join(call.prompt.casefold().split())) for call in asked)
     again = len(asked) - len(words)
     because = (
-        f"{len(asked):,} requests, {len(words):,} different, {again / len(asked):.0%} asked before in the same words"
+        f"{counted(len(asked), 'request')}, {len(words):,} different, {percent(again / len(asked))} asked before in "
+        "the same words"
     )
     needed = hits_needed_to_certify(default_gate_policy("caching").alpha, 0.0)
     pairs = "labelled pairs tell which other words may share an answer"
     if len(words) < TO_SPEAK:
-        return LogAnswer("caching", "not yet", because, f"{TO_SPEAK - len(words):,} more different questions")
+        return LogAnswer("caching", "not yet", because, f"{counted(TO_SPEAK - len(words), 'more different question')}")
     if needed and again < needed:
         return LogAnswer(
-            "caching", "not yet", because, f"about {needed - again:,} more repeats to show {needed:,} hits"
+            "caching",
+            "not yet",
+            because,
+            f"about {counted(needed - again, 'more repeat')} to show {counted(needed, 'hit')}",
         )
     return LogAnswer("caching", "yes", because, f"for more than the same words: {pairs}")
 
 
 def _log_answer_on_pipeline(log: ToolLog) -> LogAnswer:
     features = {call.feature for call in log.calls if call.feature}
-    because = f"{len(features):,} features, each in one configuration" if features else "one configuration of the flow"
+    because = (
+        f"{counted(len(features), 'feature')}, each in one configuration"
+        if features
+        else "one configuration of the flow"
+    )
     return LogAnswer("pipeline", "no", because, "answers of other configurations: workbench record")
 
 
@@ -193,10 +210,14 @@ def _log_answer_on_quality(log: ToolLog) -> LogAnswer:
             both.setdefault((item, score.name), set()).add(score.source)
     twice = Counter(name for (_, name), sources in both.items() if len(sources) > 1)
     name, best = twice.most_common(1)[0] if twice else ("", 0)
-    because = f"{sum(people.values()):,} labels by people, {sum(judges.values()):,} verdicts of models"
+    because = (
+        f"{counted(sum(people.values()), 'label')} by people, {counted(sum(judges.values()), 'verdict')} of models"
+    )
     if best >= 2 * MIN_CLUSTERS:
-        return LogAnswer("quality", "yes", f"{because}; {best:,} answers have both of {name}", "")
-    missing = f"labels by people of {2 * MIN_CLUSTERS - best:,} answers that a model judged"
+        return LogAnswer(
+            "quality", "yes", f"{because}; {counted(best, 'answer has', 'answers have')} both of {name}", ""
+        )
+    missing = f"labels by people of {counted(2 * MIN_CLUSTERS - best, 'answer')} that a model judged"
     if not judges:
         missing = f"verdicts of a model, and labels by people of {2 * MIN_CLUSTERS:,} of the same answers"
     return LogAnswer("quality", "no" if not best else "not yet", because, missing)
@@ -211,18 +232,18 @@ def _log_answer_on_costs(log: ToolLog, prices: PriceTable) -> LogAnswer:
     if not known:
         models = ", ".join(sorted({call.model for call in log.calls})[:3])
         needs = f"tokens, and a price in models.toml of {models}"
-        return LogAnswer("costs", "no", f"{len(log.calls):,} calls, none with a cost", needs)
-    because = f"{usd(sum(known))} in {len(log.calls):,} calls"
+        return LogAnswer("costs", "no", f"{counted(len(log.calls), 'call')}, none with a cost", needs)
+    because = f"{usd(sum(known))} in {counted(len(log.calls), 'call')}"
     return LogAnswer("costs", "yes", because, "; ".join(_log_gaps(log, paid - min(len(known), paid))))
 
 
 def _log_gaps(log: ToolLog, unpriced: int) -> Iterator[str]:
     if unpriced:
-        yield f"{unpriced:,} calls have no cost"
+        yield f"{counted(unpriced, 'call has', 'calls have')} no cost"
     for what, lack in (
         ("tenant", [c for c in log.calls if not c.tenant_id]),
         ("feature", [c for c in log.calls if not c.feature]),
         ("time", [c for c in log.calls if not c.started]),
     ):
         if lack:
-            yield f"{len(lack):,} calls name no {what}"
+            yield f"{counted(len(lack), 'call names', 'calls name')} no {what}"

@@ -6,7 +6,7 @@ Questions without labels get a judging sheet: what diverse arms find first, blin
 import glob
 import re
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -25,37 +25,17 @@ from workbench.evalset.files import (
     renamed_columns,
     require_columns,
 )
-from workbench.evalset.folder import (
-    DOCUMENT_KEYS,
-    QUERY_KEYS,
-    Tell,
-    documents_of_rows,
-    folder_judgement_defects,
-    queries_of_rows,
-    write_evalset_folder,
-)
-from workbench.evalset.imports.document_tables import (
-    DOCUMENT_NAMES,
-    QUERY_NAMES,
-    beir_rows_of_table,
-    judgements_in_query_table,
-    ungraded_documents,
-)
-from workbench.evalset.imports.judgement_sheets import SHEET, write_judgement_sheet
-from workbench.inference.encoders import MiniLM
-from workbench.project.document_databases import (
-    FORMS,
-    database_without_secrets,
-    is_document_database,
-    read_document_database,
-)
-from workbench.project.document_pages import PAGES, find_pages, pages_passed_over, read_pages
+from workbench.evalset.imports.document_tables import DOCUMENT_NAMES, QUERY_NAMES, beir_rows_of_table, judgements_in_query_table, ungraded_documents
+from workbench.evalset.folder import Tell, write_evalset_folder
+from workbench.evalset.corpus import CorpusQuotes
+from workbench.evalset.folder import DOCUMENT_KEYS, QUERY_KEYS, documents_of_rows, queries_of_rows
+from workbench.project.document_databases import FORMS, is_document_database, read_document_database, database_without_secrets
 from workbench.project.init_project import gates_text
 from workbench.project.office_files import OFFICE
-from workbench.records import Document, Query, content_hash
-from workbench.rendering.progress import Progress, waiting
-from workbench.retrieval.arms import make_arms
-from workbench.retrieval.searcher import Searcher
+from workbench.project.document_pages import PAGES, find_pages, pages_passed_over, read_pages
+from workbench.records import Document, Query
+from workbench.rendering.numbers import counted
+from workbench.rendering.progress import waiting
 
 # What else a column may be called in files that were not made for this; the first that is there is taken.
 _GUESSES: Mapping[str, Sequence[str]] = {
@@ -195,11 +175,13 @@ def _read_new_documents(
         documents, defects = read_pages(pages)
         kinds = [path.suffix.lower() for _, path in pages]
         counts = ", ".join(f"{kinds.count(kind):,} {kind}" for kind in dict.fromkeys(kinds))
-        lines.append(f"{len(documents):,} documents of pages ({counts}): id = path below the folder, title = heading")
+        lines.append(
+            f"{counted(len(documents), 'document')} of pages ({counts}): id = path below the folder, title = heading"
+        )
         if other := pages_passed_over(paths):
             ends = Counter(path.suffix.lower() or path.name for path in other)
             most = ", ".join(f"{count:,} {end}" for end, count in ends.most_common(_ENDINGS))
-            more = f", and {len(ends) - _ENDINGS} other kinds" if len(ends) > _ENDINGS else ""
+            more = f", and {counted(len(ends) - _ENDINGS, 'other kind')}" if len(ends) > _ENDINGS else ""
             lines.append(f"not read: {most}{more}; pages end in {', '.join(PAGES)}")
     for source in [*(str(path) for path in paths if path.suffix.lower() in TABLES), *stored]:
         read, dropped = tables.read(source, tables.query)
@@ -207,7 +189,7 @@ def _read_new_documents(
         rows, rest, wrong = beir_rows_of_table(table, DOCUMENT_NAMES, DOCUMENT_KEYS)
         found, _, odd = documents_of_rows(str(read.path), rows)
         documents, defects = documents + found, defects + _shared_new_ids(read.path, told, odd) + wrong + odd
-        lines.append(f"{len(found):,} documents of {read.path}: {_said(told, [*rest, *dropped])}")
+        lines.append(f"{counted(len(found), 'document')} of {read.path}: {_said(told, [*rest, *dropped])}")
     if not documents and not defects:
         asked, inside = ", ".join(given), [p for path in paths for p in sorted(path.glob("*.lance")) if p.is_dir()]
         hint = f"; its LanceDB tables are named as {inside[0]}" if inside else ""
@@ -241,13 +223,13 @@ def _read_new_questions(
     if not stored and path.suffix.lower() not in TABLES:
         lines, defects = read_lines(path)
         queries = [Query(f"q{number}", line.strip(), cluster=f"q{number}") for number, line in lines]
-        return queries, [], [f"{len(queries):,} questions of {path}: one per line, ids made up"], defects
+        return queries, [], [f"{counted(len(queries), 'question')} of {path}: one per line, ids made up"], defects
     read, dropped = tables.read(source, tables.questions_query)
     table, told = _new_evalset_table(read, QUERY_NAMES, _ASKED, rename, "text", "q")
     rows, rest, defects = beir_rows_of_table(table, QUERY_NAMES, QUERY_KEYS)
     queries, _, wrong = queries_of_rows(str(read.path), rows)
     judged, unread = judgements_in_query_table(read.path, rows, quotes)
-    said = f"{len(queries):,} questions of {read.path}: {_said(told, [*rest, *dropped])}"
+    said = f"{counted(len(queries), 'question')} of {read.path}: {_said(told, [*rest, *dropped])}"
     return queries, judged, [said, *ungraded_documents(read.path, rows)], [*defects, *wrong, *unread]
 
 
@@ -302,32 +284,28 @@ def tell_new_evalset(understood: NewEvalset, say: Tell) -> None:
     say(f"first document: {first.doc_id}, title {shown_cell(first.title)}, text {text}")
     for query in understood.queries[:2]:
         say(f"question {query.query_id}: {shown_cell(query.text[:_SHOWN_CHARACTERS])}")
-    judged = len({j.query_id for j in understood.judgements if j.grade > 0})
-    say(f"{judged:,} of {len(understood.queries):,} questions name a right document")
+    judged = _judged(understood)
+    say(f"{judged:,} of {counted(len(understood.queries), 'question names', 'questions name')} a right document")
 
 
-DEPTH = 5  # of each arm; four arms that agree on half leave some ten documents per question
+def _judged(understood: NewEvalset) -> int:
+    return len({j.query_id for j in understood.judgements if j.grade > 0})
 
 
-def write_judging_pool(
-    folder: Path, documents: Sequence[Document], queries: Sequence[Query], settings: Settings
-) -> int:
-    """Write ``to_judge.jsonl`` into an evalset; gives how many documents are to be judged.
+FEW = 400  # questions that settle which of many arms is near enough to the best of them, where these are close
+NARROW = "-p chunkers=whole -p strategies=full_text,vector,hybrid_weighted -p embedders=wordllama"
 
-    The top `DEPTH` of full text and of vectors, over whole documents and over parts by structure, in an order that
-    tells neither rank nor arm.
-    """
-    embedder = MiniLM(settings.cache / "weights")
-    manifest = content_hash(*(f"{d.doc_id}\0{d.full_text}" for d in documents))
-    searcher = Searcher(documents, manifest, settings, {"minilm": embedder}, embedder)
-    found: dict[tuple[str, str], None] = {}
-    for arm in make_arms(["whole", "structure"], ["full_text", "vector"]):
-        searcher.prepare(arm)
-        bar = Progress(f"questions to {arm.name}", len(queries))
-        for n, query in enumerate(queries, start=1):
-            found |= {(query.query_id, hit.doc_id): None for hit in searcher.search(arm, query, DEPTH)}
-            bar.update(n)
-    place = {query.query_id: n for n, query in enumerate(queries)}
-    pairs = sorted(found, key=lambda pair: (place[pair[0]], content_hash(*pair)))
-    write_judgement_sheet(folder / SHEET, pairs, queries, documents)
-    return len(pairs)
+
+def first_run(understood: NewEvalset, name: str) -> Iterator[str]:
+    """What to run first: few questions settle few arms, and fewer than some allow no verdict at all."""
+    from workbench.project.inspect_log import TO_SPEAK
+
+    judged = _judged(understood)
+    if judged < TO_SPEAK:
+        lacking = counted(TO_SPEAK - judged, "more question")
+        yield f"a verdict takes about {TO_SPEAK} questions with a right document: add {lacking}, and make it anew"
+    if judged < FEW:
+        yield "few questions settle few arms; a first decision is nearest where three are compared:"
+        yield f"  workbench run retrieval --evalset {name} {NARROW}"
+        yield "all arms, which take some hundred questions where the best are close:"
+    yield f"next: workbench run retrieval --evalset {name}"

@@ -27,13 +27,15 @@ from workbench.evaluation.accepted_decision import anchor_path, read_artefact
 from workbench.evaluation.compare import spent_confidence
 from workbench.evaluation.decision import ArmFacts, Outcome, decide, make_claims
 from workbench.evaluation.experiment import KEPT, OBJECTIVE
-from workbench.evaluation.finalists import beside_verdict, verdict_note_now
-from workbench.evaluation.flip_points import CALL, FALSE_HIT, flip_points
+from workbench.evaluation.finalists import verdict_note_now, beside_verdict
+from workbench.evaluation.flip_points import CALL, FALSE_HIT, flip_points, former_units
 from workbench.evaluation.gate import account
 from workbench.inference.messages import Request
 from workbench.inference.prices import PriceTable
 from workbench.inference.recordings import FOLDER, Recorded, Recordings, is_recorded_copy, recordings_sha256
 from workbench.records import Claim, Decision
+from workbench.rendering.numbers import counted
+from workbench.routing.routed_arms import RoutedArm, model_arms, route_all_prompts
 from workbench.routing.policies import load_router
 from workbench.routing.prompts import load_prompts
 from workbench.routing.recorded_hits import SEARCHES, recorded_hit_rows, retrieval_usd
@@ -179,7 +181,7 @@ def _recompute_arms(accepted: AcceptedEvidence) -> Iterator[RecomputedPart]:
     if accepted.decision.arm not in stated:
         yield RecomputedPart("arms", "contradicted", f"the decided arm {accepted.decision.arm} is none of those tested")
     if not strange and not missing:
-        yield RecomputedPart("arms", "verified", f"{len(stated)} arms, of which there are scores and claims")
+        yield RecomputedPart("arms", "verified", f"{counted(len(stated), 'arm')}, of which there are scores and claims")
 
 
 def _recompute_prices(d: Decision) -> Iterator[RecomputedPart]:
@@ -210,7 +212,9 @@ def _recompute_paired(
     of_item = {i: clusters["test"].get(i) or clusters["test"].get(i.partition(":")[2]) for i in set(scores["item_id"])}
     if strange := sorted(i for i, cluster in of_item.items() if cluster is None):
         yield RecomputedPart(
-            "claims", "contradicted", f"{len(strange)} scored items are not of test, first {strange[0]!r}"
+            "claims",
+            "contradicted",
+            f"{counted(len(strange), 'scored item is', 'scored items are')} not of test, first {strange[0]!r}",
         )
         return
     families = {item: str(cluster) for item, cluster in of_item.items()}
@@ -246,10 +250,13 @@ def _recompute_paired(
     notes = [*outcome.notes, *beside_verdict(claims, d.rule, outcome, d.chosen_share)]
     stated = {verdict_note_now(note, d.rule) for note in d.notes}
     yield judge_recomputed(
-        "notes", [note for note in notes if note not in stated], [], f"of {len(notes)} notes it lacks"
+        "notes", [note for note in notes if note not in stated], [], f"of {counted(len(notes), 'note')} it lacks"
     )
     if further := sorted(stated - set(notes)):
-        told = f"{len(further)} notes rest on more than the scores that are kept, first: {further[0][:80]!r}"
+        told = (
+            f"{counted(len(further), 'note rests', 'notes rest')} on more than the scores that are kept, "
+            f"first: {further[0][:80]!r}"
+        )
         yield RecomputedPart("further notes", "not verified", f"{told}; {ASK_AGAIN.format(d.notebook)}")
 
 
@@ -297,7 +304,10 @@ def _recompute_flips(d: Decision) -> Iterator[RecomputedPart]:
             "flips", "not verified", f"it was accepted before there were any; {ASK_AGAIN.format(d.notebook)}"
         )
         return
-    found, stated = ({f.figure: [*to_plain(f).items()] for f in flips} for flips in (flip_points(d), d.flips))
+    now, formerly = {f.figure: f for f in flip_points(d)}, former_units(d)
+    before = {f.figure: f.unit for f in d.flips if f.unit == formerly.get(f.figure)}
+    now |= {name: replace(now[name], unit=unit) for name, unit in before.items() if name in now}
+    found, stated = ({f.figure: [*to_plain(f).items()] for f in flips} for flips in (now.values(), d.flips))
     measured = sorted((stated.keys() - found.keys()) & {MEASURED}) if d.notebook == "stack" else []
     for name in [n for n in {**found, **stated} if n not in measured]:
         yield judge_recomputed(f"flips of {name}", found.get(name), stated.get(name), "its claims give")
@@ -345,7 +355,7 @@ def _recompute_claim_fields(found: Claim, stated: Claim, told: str) -> Iterator[
         )
     if not wrong:
         what = f"{told} {found.estimate:.6f} [{found.estimate_low:.6f}, {found.estimate_high:.6f}], at least "
-        what += f"{found.low:+.6f} against {found.best or 'no other'}, and {len(found.pairs)} paired bounds"
+        what += f"{found.low:+.6f} against {found.best or 'no other'}, and {counted(len(found.pairs), 'paired bound')}"
         yield RecomputedPart(f"claim of {found.arm}", "verified", what)
 
 
@@ -393,8 +403,12 @@ def _recompute_same_scores(
     """Committed scores of one arm against those that were found anew, item by item."""
     mine = dict(accepted.scores.filter(pl.col("arm") == claim.arm).select("item_id", "value").iter_rows())
     moved = sorted(item for item, value in found.items() if not _recomputed_same(mine.get(item), value))
-    told = f"{len(moved)} of {len(found)} scores are not those of {where}, first {moved[0]}" if moved else ""
-    done = f"{len(found)} scores are those of {where}"
+    told = (
+        f"{len(moved)} of {counted(len(found), 'score is', 'scores are')} not those of {where}, first {moved[0]}"
+        if moved
+        else ""
+    )
+    done = f"{counted(len(found), 'score is', 'scores are')} those of {where}"
     yield RecomputedPart(f"scores of {claim.arm}", "contradicted" if moved else "verified", told or done)
 
 
@@ -409,7 +423,9 @@ def _recompute_cache_rates(accepted: AcceptedEvidence) -> Iterator[RecomputedPar
     places = {cache_item_id(i): i for i in range(len(stream))[part]}
     if strange := sorted(set(accepted.scores["item_id"]) - places.keys()):
         yield RecomputedPart(
-            "claims", "contradicted", f"{len(strange)} scored requests are not of test, first {strange[0]}"
+            "claims",
+            "contradicted",
+            f"{counted(len(strange), 'scored request is', 'scored requests are')} not of test, first {strange[0]}",
         )
         return
     exact = replay_stream(stream, None)

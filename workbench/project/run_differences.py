@@ -17,6 +17,7 @@ from workbench.evaluation.accepted_decision import decision_path
 from workbench.evaluation.run_record import RunRecord
 from workbench.project.decision_history import GitHistory
 from workbench.records import Decision
+from workbench.rendering.numbers import counted
 from workbench.rendering.table import Column, Table
 from workbench.runner.runs import list_runs
 
@@ -46,7 +47,7 @@ def find_run(settings: Settings, name: str) -> RunRecord:
         return RunRecord.load(settings.runs / name)
     there = sorted(p for p in settings.runs.glob("*/") if p.name.startswith(name) or p.name.endswith(name))
     if len(there) != 1:
-        found = f"{len(there)} runs: {', '.join(p.name for p in there[:5])}" if there else "none"
+        found = f"{counted(len(there), 'run')}: {', '.join(p.name for p in there[:5])}" if there else "none"
         raise ConfigError(f"{name!r} names {found} in {settings.runs}; see: workbench runs")
     return RunRecord.load(there[0])
 
@@ -124,7 +125,7 @@ def run_moved_items_table(sides: RunSides) -> Table:
     both = both.filter(pl.col("moved").abs() > 1e-9).sort(pl.col("moved").abs(), "item_id", descending=[True, False])
     rows = tuple(both.head(MOVED).sort("moved").select("item_id", "value", "value_right", "moved").iter_rows())
     columns = (Column("item"), *(Column(n, "number", digits=3) for n in ("before", "after", "moved")))
-    caption = f"{both.height:,} items moved for {arm}; those that moved most:"
+    caption = f"{counted(both.height, 'item')} moved for {arm}; those that moved most:"
     return Table(columns, rows, caption=caption)
 
 

@@ -37,8 +37,9 @@ from workbench.project.recompute_decision import (
     recompute_decision,
 )
 from workbench.records import Decision, content_hash, file_hash
-from workbench.routing.accepted_router import HITS, PROMPTS, router_model_inputs
+from workbench.rendering.numbers import counted
 from workbench.routing.recorded_hits import retrieval_usd
+from workbench.routing.accepted_router import HITS, PROMPTS, router_model_inputs
 from workbench.runner.accept_and_check import other_rule, policy_of
 
 STATEMENT = "https://in-toto.io/Statement/v1"
@@ -303,7 +304,8 @@ def _verify_uses(accepted: AcceptedEvidence) -> Iterator[RecomputedPart]:
     uses = [use for use in path.read_text(encoding="utf-8").split() if use.startswith(split)]
     if mine not in uses:
         told = (
-            f"{len(uses)} sets of arms are listed, and this one ({mine}) is none: was an arm or a use dropped or added?"
+            f"this set of arms ({mine}) is not among the {counted(len(uses), 'set')} listed: was an arm or a use "
+            "dropped or added?"
         )
         yield RecomputedPart("uses of the test split", "contradicted", told)
         return

@@ -12,6 +12,7 @@ from workbench.config import Clock, SystemClock
 from workbench.errors import EvalsetError, MissingExtra
 from workbench.extras import DISTRIBUTION, is_installed
 from workbench.quality.labels import Label, fill_label_sheet, label_sheet_rows
+from workbench.rendering.numbers import counted
 from workbench.rendering.table import Column, Table
 from workbench.rendering.text import escape
 
@@ -151,7 +152,7 @@ class LabelView:
     def _show(self) -> None:
         graded = sum(_label_grade_of(row) is not None for row in self._rows)
         skipped = sum(_label_grade_of(row) is None and str(row["item_id"]) in self._seen for row in self._rows)
-        told = f"{graded:,} of {len(self._rows):,} items are graded"
+        told = f"{graded:,} of {counted(len(self._rows), 'item is', 'items are')} graded"
         told += f", {skipped:,} skipped here" if skipped else ""
         self.progress.value = _label_told(told if self._at else f"{told}; none is left to show")
         row = self._at or {}

@@ -19,6 +19,7 @@ from workbench.errors import ConfigError
 from workbench.evaluation.compare import MIN_CLUSTERS, MIN_DIFFERING, bootstrap_t, most_worse_clusters, pairwise
 from workbench.quality.labels import Truth
 from workbench.quality.ppi import label_factor
+from workbench.rendering.numbers import counted, percent
 from workbench.rendering.table import Column, Table
 
 Status = Literal["may gate", "may inform", "refused"]
@@ -148,7 +149,8 @@ class LicenceAnchors:
         level = float(most_worse_clusters(np.array(differing), compared, confidence)) if compared else 0.0
         tail = float(bdtrc(k - 1, len(both), level))
         if k and tail < 1 - confidence:
-            return f"{k} of {len(both)} anchors got another verdict, where repeats differ in at most {level:.1%}"
+            least = f"where repeats differ in at most {percent(level, 1)}"
+            return f"{k} of {counted(len(both), 'anchor')} got another verdict, {least}"
         return ""
 
 
@@ -311,9 +313,9 @@ def _licence_refusals(
     if evidence.anchors and (told := evidence.anchors.changed(rule.threshold, rule.confidence)):
         why["changed"] = told
     if unknown > rule.unknown_limit:
-        why["unparseable"] = f"{unknown:.1%}, at most {rule.unknown_limit:.0%} may be"
+        why["unparseable"] = f"{percent(unknown, 1)}, at most {percent(rule.unknown_limit)} may be"
     if flip_rate is not None and flip_rate > rule.flip_limit:
-        why["order"] = f"{flip_rate:.1%} of pairs, at most {rule.flip_limit:.0%} may"
+        why["order"] = f"{percent(flip_rate, 1)} of pairs, at most {percent(rule.flip_limit)} may"
     if "unparseable" not in why:  # what is left of its verdicts tells of those that were none
         why |= _licence_knows_nothing(found, judged, rule)
     return [(kind, text.format(why[kind])) for kind, text in REFUSALS.items() if kind in why]
@@ -329,11 +331,14 @@ def _licence_knows_nothing(
     elif found is None:
         why["no labels"] = ""
     elif found.n_clusters < rule.min_clusters:
-        why["few labels"] = f"{found.n} in {found.n_clusters} clusters, {rule.min_clusters} clusters are needed"
+        why["few labels"] = (
+            f"{found.n} in {counted(found.n_clusters, 'cluster')}, "
+            f"{counted(rule.min_clusters, 'cluster is', 'clusters are')} needed"
+        )
     elif found.chance_below <= 1 - rule.confidence:
         why["wrong way"] = f"it says yes less often where the labels do, kappa {found.kappa:+.2f}"
     elif found.chance_above > 1 - rule.confidence:
-        why["chance"] = f"kappa {found.kappa:+.2f}, which chance alone reaches in {found.chance_above:.0%}"
+        why["chance"] = f"kappa {found.kappa:+.2f}, which chance alone reaches in {percent(found.chance_above)}"
     return why
 
 
@@ -345,7 +350,8 @@ def _licence_doubts(found: JudgeAgreement, rule: LicenceRule) -> list[str]:
             f"kappa {found.kappa:.2f}, bound {found.kappa_low:.2f}, is not shown to reach {rule.kappa_floor:g}"
         )
     if not found.beats_constant:
-        doubts.append(f"agreement {found.agreement:.1%} is not shown to beat the constant's {found.constant:.1%}")
+        agreed, constant = percent(found.agreement, 1), percent(found.constant, 1)
+        doubts.append(f"agreement {agreed} is not shown to beat the constant's {constant}")
     if found.label_factor > rule.label_factor_limit:
         left = math.ceil(100 * found.label_factor)
         doubts.append(f"{left} of 100 labels are still needed, so that it saves too few")
@@ -357,7 +363,7 @@ def _licence_warnings(evidence: LicenceEvidence, truth: Truth) -> list[str]:
     if truth.source == "code":
         out.append("the truth is a program's check, no person's label")
     if truth.left_out:
-        out.append(f"{truth.left_out} labels of models, programs or other rubrics are left out")
+        out.append(f"left out: {counted(truth.left_out, 'label')} of models, programs or other rubrics")
     mine = licence_model_family(evidence.model)
     if kin := sorted({m for m in evidence.judged_models if mine and licence_model_family(m) == mine}):
         out.append(f"the judge judges its own family: {', '.join(kin)}")

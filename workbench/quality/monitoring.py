@@ -27,6 +27,7 @@ import numpy.typing as npt
 from scipy.special import logsumexp
 
 from workbench.errors import ConfigError
+from workbench.rendering.numbers import counted, percent
 
 ODDS = np.array([1.25, 1.5, 2.0, 3.0, 5.0, 10.0])  # of the rates that are bet on, over the odds of alpha
 
@@ -274,14 +275,18 @@ class QualityWatch:
         """
         series = (baseline, *weeks)
         if len(weeks) > self.looks:
-            raise ConfigError(f"this watch may be looked at {self.looks} times, found {len(weeks)}; begin anew")
+            raise ConfigError(
+                f"this watch may be looked at {counted(self.looks, 'time')}, found {len(weeks)}; begin anew"
+            )
         if len(graders := {w.grader for w in series}) > 1:
             raise ConfigError(
                 f"several graders in one series: {', '.join(sorted(graders))}; grade a part of the old calls with the "
                 "new one and begin there"
             )
         if not 0 < baseline.mean < 1:
-            raise ConfigError(f"a baseline of {baseline.mean:.0%} has no spread to tell a drop by; take a longer one")
+            raise ConfigError(
+                f"a baseline of {percent(baseline.mean)} has no spread to tell a drop by; take a longer one"
+            )
         if not weeks:
             return None
         n, means = np.array([w.information for w in series]), np.array([w.mean for w in series])

@@ -48,6 +48,7 @@ from workbench.quality.production import (
 )
 from workbench.quality.subgroups import nobody_worse
 from workbench.records import Decision, content_hash, parameters_of
+from workbench.rendering.numbers import counted
 from workbench.rendering.table import Column, Interval, Table
 from workbench.reports.charts import weekly
 from workbench.reports.ending import Notebook
@@ -314,10 +315,13 @@ class QualityExperiment(PairedExperiment[QualityParameters, JudgedSplit], Notebo
         coming = next_labels(found, few.left, rest["value"].to_numpy(), codes, most=most)
         rows = [(*names[each.place], each.in_cluster, each.reach, each.shrinks) for each in coming]
         needed, there = labels_for(found, margin), found.n_items
-        told = f"{needed:,} labels would narrow the interval to {margin:g} on either side. Now {found.n_labels:,} of "
-        told += f"{there:,} answers have a label"
+        told = (
+            f"{counted(needed, 'label')} would narrow the interval to {margin:g} on either side. Now "
+            f"{found.n_labels:,} of "
+        )
+        told += f"{counted(there, 'answer has', 'answers have')} a label"
         if needed > there:
-            told += f"; when all have one, {needed - there:,} more answers are still needed"
+            told += f"; when all have one, {counted(needed - there, 'more answer is', 'more answers are')} still needed"
         return Table(columns, tuple(rows), f"Where the next hour goes. With {arm.name} as the judge, {told}.")
 
     def _from_few(self, test: JudgedSplit) -> list[tuple[AnyJudge, FewLabels]]:
@@ -408,11 +412,11 @@ class QualityExperiment(PairedExperiment[QualityParameters, JudgedSplit], Notebo
                 graded = rated_production_calls(engine)
             finally:
                 engine.dispose()
-            told = f"{len(graded):,} calls on which users said something; those who do are not all users."
+            told = f"{counted(len(graded), 'call')} on which users said something; those who do are not all users."
         else:
             by = ", ".join(filter(None, sorted(graded["grader"].drop_nulls().unique()))) or "nobody who is named"
             stands_for = float(graded["sample_weight"].sum())
-            told = f"{len(graded):,} graded calls of {Path(given).name}, which stand for {stands_for:,.0f}, "
+            told = f"{counted(len(graded), 'graded call')} of {Path(given).name}, which stand for {stands_for:,.0f}, "
             told += f"graded by {by}."
         return production_by_group(graded), told
 

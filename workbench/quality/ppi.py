@@ -15,6 +15,7 @@ from scipy.special import ndtri
 
 from workbench.errors import ConfigError
 from workbench.evaluation.compare import MIN_CLUSTERS, bootstrap_t
+from workbench.rendering.numbers import counted
 
 Floats = npt.NDArray[np.float64]
 
@@ -239,13 +240,16 @@ def _refuse_ppi_labels(
 ) -> None:
     if len(labels) < 2 or len(labels) != len(judged) or not len(unlabelled):
         raise ConfigError(
-            f"2 labels or more are needed, each with the judge's score, and items without one; found {len(labels)} "
-            f"labels, {len(judged)} scores of them and {len(unlabelled)} of other items"
+            "2 labels or more are needed, each with the judge's score, and items without one; "
+            f"found {counted(len(labels), 'label')}, {counted(len(judged), 'score')} of them and "
+            f"{len(unlabelled)} of other items"
         )
     if not all(np.isfinite(part).all() for part in (labels, judged, unlabelled)):
         raise ConfigError("labels and scores must be numbers; leave out and count the items that have none")
     if clusters is not None:
         if len(clusters) != len(labels) + len(unlabelled):
-            raise ConfigError(f"each of {len(labels) + len(unlabelled)} items needs a cluster, found {len(clusters)}")
+            raise ConfigError(
+                f"each of {counted(len(labels) + len(unlabelled), 'item')} needs a cluster, found {len(clusters)}"
+            )
         if (found := len(np.unique(clusters[: len(labels)]))) < MIN_CLUSTERS:
             raise ConfigError(f"labels in {MIN_CLUSTERS} clusters or more are needed, found {found}")

@@ -25,6 +25,7 @@ from workbench.evaluation.run_summary import PRODUCTION, WeekRow
 from workbench.quality.feedback import feedback_trace_scores
 from workbench.quality.monitoring import QualityWatch, Week
 from workbench.quality.sampling import ledger_calls
+from workbench.rendering.numbers import counted
 from workbench.rendering.table import Column, Interval, Table
 from workbench.state import reading_engine
 from workbench.telemetry.ledger import Ledger
@@ -146,7 +147,8 @@ def rated_production_calls(engine: sa.Engine) -> pl.DataFrame:
     calls = ledger_calls(Ledger(engine).frame()).join(scores, on="trace_id")
     if calls.is_empty():
         raise ConfigError(
-            f"{len(scores)} traces have feedback, none is of a product call of the ledger; keep what users say with "
+            f"{counted(len(scores), 'trace has', 'traces have')} feedback, none is of a product call of the "
+            "ledger; keep what users say with "
             "workbench feedback record, or give a file of graded calls"
         )
     day = pl.col("started").str.slice(0, 10).str.to_date()
@@ -194,7 +196,7 @@ def production_sentence(groups: Sequence[GroupWeeks]) -> str:
     dropped = ", ".join(f"{g.name} since the week of {g.since}" for g in named["dropped"])
     parts = [f"dropped: {dropped}"] if dropped else []
     if n := len(named["no drop seen"]):
-        parts.append(f"no drop is seen in {n} of {len(groups)} groups")
+        parts.append(f"no drop is seen in {n} of {counted(len(groups), 'group')}")
     if few := ", ".join(g.name for g in named["too few"]):
         parts.append(
             f"too few graded calls of {few}: {MIN_GRADED} a week in {BASELINE_WEEKS + 1} weeks are needed, by a higher "

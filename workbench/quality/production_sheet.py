@@ -43,6 +43,7 @@ from workbench.quality.sampling import (
     sampling_rates,
 )
 from workbench.records import Decision, content_hash
+from workbench.rendering.numbers import counted
 from workbench.rendering.text import visible
 from workbench.state import reading_engine
 from workbench.telemetry.ledger import Ledger
@@ -262,7 +263,8 @@ def draw_production_sheet(sheet: Path, calls: ProductionCalls, *, n: int, plan: 
         items, lost = before | found, len(drawn) - len(found)
         if not (rows or new):
             raise EvalsetError(
-                f"none of the {len(drawn):,} calls drawn can be graded: {lost:,} keep no answer, as traces that were "
+                f"none of the {counted(len(drawn), 'call')} drawn can be graded: {lost:,} keep no answer, as "
+                "traces that were "
                 "forgotten or made with WORKBENCH_CAPTURE_CONTENT=0, and the others failed"
             )
         write_whole(sheet_weights_path(sheet), "".join(json.dumps(asdict(call)) + "\n" for call in items.values()))
@@ -343,7 +345,10 @@ def grade_production_sheet(
     items, said = read_sheet_weights(sheet), dict[str, Label]()
     people = {label.item_id: label for label in read_label_sheet(sheet, METRIC, rater=rater, rubric=rubric, at=at)}
     if foreign := sorted(people.keys() - items.keys()):
-        told = f"{len(foreign):,} graded rows of {sheet} are no items that were drawn, such as {shown_cell(foreign[0])}"
+        told = (
+            f"{counted(len(foreign), 'graded row')} of {sheet} without an item that was drawn, such as "
+            f"{shown_cell(foreign[0])}"
+        )
         raise EvalsetError(f"{told}; grade the sheet that workbench quality draw wrote")
     judged = {label.item_id: label for label in verdicts}
     said = judged if alone else judged | people
@@ -376,7 +381,10 @@ def _sheet_judge_agreement(both: Sequence[tuple[bool, bool]]) -> str:
     kappa = sheet_cohens_kappa(both)
     beyond = "not defined, as both say the same of all" if kappa is None else f"{kappa:.2f}"
     same = sum(person == judge for person, judge in both)
-    return f"judge and people say the same of {same:,} of the {len(both):,} items that both graded (kappa {beyond})"
+    return (
+        f"judge and people say the same of {same:,} of the {counted(len(both), 'item')} that both graded "
+        f"(kappa {beyond})"
+    )
 
 
 def licensed_judge(evalset: Evalset, name: str) -> tuple[Judge, Mapping[str, str]]:
@@ -439,7 +447,7 @@ def judge_production_sheet(
     _require_same_sheet(judge.name, rests, judge.rests_on(said, rests["anchors"]))
     means = said.drop_nulls("value").group_by("item_id").agg(pl.col("value").mean()).sort("item_id")
     if none := len(asked) - len(means):
-        tell(f"{none:,} answers of judge {judge.name} are no verdict; their items stay without a grade")
+        tell(f"{counted(none, 'answer')} of judge {judge.name} are no verdict; their items stay without a grade")
     at = client.books.clock.now().isoformat(timespec="seconds")
     return [Label(item, METRIC, value, judge.name, "model", judge.rubric, at) for item, value in means.iter_rows()]
 

@@ -24,6 +24,7 @@ from workbench.inference.client import Client
 from workbench.inference.embedding import Embedder
 from workbench.inference.messages import Request
 from workbench.quality.answer_metrics import MeasuredAnswer
+from workbench.rendering.numbers import counted, usd
 from workbench.telemetry.attribution import attributed, carry_attribution
 
 QUESTIONS = 3  # that answer_relevancy makes of an answer, where a temperature lets them differ
@@ -106,7 +107,7 @@ def score_with_ragas(
         ragas = load_ragas()
     ragas.judge.register(_RagasJudge)
     ragas.vectors.register(_RagasVectors)
-    tell(f"{len(answers):,} answers by {', '.join(metrics)} of ragas {ragas.version}, asked of {model}")
+    tell(f"{counted(len(answers), 'answer')} by {', '.join(metrics)} of ragas {ragas.version}, asked of {model}")
     job = _RagasRun(capped_client(client, max_cost_usd), model, max_tokens, temperature, embedder, rubric or {})
     collections, rows = ragas.metrics, dict[tuple[str, str], Future[tuple[object, ...]]]()
     pool = ThreadPoolExecutor(threads)  # ragas is asynchronous: in a notebook it needs a thread without a loop
@@ -123,7 +124,10 @@ def score_with_ragas(
     finally:
         pool.shutdown(cancel_futures=True)
     scores = pl.DataFrame(done, schema=SCORES_SCHEMA, orient="row")
-    tell(f"{scores['value'].count():,} values, {scores['error'].count():,} errors, ${scores['cost_usd'].sum():.4f}")
+    tell(
+        f"{counted(scores['value'].count(), 'value')}, {counted(scores['error'].count(), 'error')}, "
+        f"{usd(float(scores['cost_usd'].sum()))}"
+    )
     return scores
 
 
@@ -255,7 +259,7 @@ class _RagasJudge:
             if name in _LISTS and rows and isinstance(rows[0], str):
                 self._listed = len(rows)
             elif name == "statements" and rows and len(rows) != self._listed:
-                yield f"{len(rows)} verdicts on {self._listed} statements"
+                yield f"{counted(len(rows), 'verdict')} on {counted(self._listed, 'statement')}"
             for row in rows:
                 yield from self._wrong(row) if isinstance(row, dict) else ()
 

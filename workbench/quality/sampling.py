@@ -18,6 +18,7 @@ from scipy.special import stdtrit
 
 from workbench.errors import ConfigError
 from workbench.records import content_hash
+from workbench.rendering.numbers import counted
 
 CALLS_SCHEMA: dict[str, type[pl.DataType]] = {
     "trace_id": pl.String,
@@ -133,7 +134,10 @@ def sample_calls(
         If a trace stands twice: it would count twice in every mean.
     """
     if calls["trace_id"].n_unique() < len(calls):
-        raise ConfigError(f"{len(calls) - calls['trace_id'].n_unique()} traces stand twice; give one row a trace")
+        raise ConfigError(
+            f"{counted(len(calls) - calls['trace_id'].n_unique(), 'trace stands', 'traces stand')} twice; give "
+            "one row a trace"
+        )
     reasons = _always_sampled(calls, plan, set(thumbs_down))
     rows, inside, weights = list(calls.select("trace_id", *STRATA).iter_rows()), [], []
     for place, (trace_id, feature, tenant_id) in enumerate(rows):

@@ -12,12 +12,13 @@ import sqlalchemy as sa
 from workbench.codec import from_json, to_json, write_whole
 from workbench.errors import ConfigError, EvalsetError, unknown_name
 from workbench.evalset.cells import shown_cell
-from workbench.evaluation.decision_sentences import percent, signed, usd
+from workbench.evaluation.decision_sentences import signed
 from workbench.inference.budgets import Budget, Budgets
 from workbench.quality.labels import Label, read_label_sheet, write_label_sheet
 from workbench.quality.monitoring import Found, MarginWatch, mean_bounds
 from workbench.quality.sampling import sample_trace_fraction
 from workbench.records import Claim, Fingerprint, Rule, content_hash
+from workbench.rendering.numbers import cents, counted, percent, usd
 from workbench.rendering.table import Table
 from workbench.state import Batch, create_tables, execute, execute_insert, group_commit, reading_engine
 from workbench.telemetry.attribution import Attribution
@@ -255,9 +256,8 @@ class ShadowEvidence:
         labels, pairs = read_label_sheet(path, LABEL, rater=rater, rubric=rubric, at=at), self.pairs(name)
         said: dict[str, Label] = {label.item_id: label for label in labels}
         if foreign := sorted(said.keys() - {f"{pair.call_id}:{n}" for pair in pairs for n in (1, 2)}):
-            told = (
-                f"{len(foreign):,} rows of {path} are of no pair of shadow {name!r}, such as {shown_cell(foreign[0])}"
-            )
+            of = counted(len(foreign), "row")
+            told = f"{of} of {path} without a pair of shadow {name!r}, such as {shown_cell(foreign[0])}"
             raise EvalsetError(f"{told}; label a sheet that was written of it: workbench shadow sheet {name} PATH")
         done = []
         for pair in (p for p in pairs if not p.scored):
@@ -344,7 +344,8 @@ def _shadow_sentence(plan: ShadowPlan, rule: Rule, watch: MarginWatch, claim: Cl
     if claim:
         since = f", decided at pair {watch.decided_at:,}" if watch.decided_at else ""
         said += (
-            f": {signed(claim.difference)} over {claim.n_items:,} pairs{since}, at least {signed(claim.low)} and at "
+            f": {signed(claim.difference)} over {counted(claim.n_items, 'pair')}{since}, at least "
+            f"{signed(claim.low)} and at "
             f"most {signed(claim.high)}, each at {percent(plan.confidence)}"
         )
-    return f"{said}; may be looked at at any time; spent {usd(spent_usd)} of ${plan.budget_usd:g}."
+    return f"{said}; may be looked at at any time; spent {usd(spent_usd)} of {cents(plan.budget_usd)}."

@@ -15,6 +15,7 @@ from workbench.errors import ConfigError
 from workbench.evaluation.compare import DRAWS, MIN_CLUSTERS, item_clusters, item_values, pairwise
 from workbench.evaluation.power import clusters_needed
 from workbench.records import GateStatus
+from workbench.rendering.numbers import counted
 from workbench.rendering.table import Column, Interval, Table
 
 
@@ -69,7 +70,7 @@ class NobodyWorse:
             return f"{self.arm} is worse by more than {self.margin:g} for {', '.join(worse)}"
         told = [f"cannot tell for {', '.join(undecided)}"] if undecided else []
         told += [f"too few questions for {', '.join(few)}"] if few else []
-        shown = f"no more than {self.margin:g} worse for {n - len(undecided) - len(few)} of {n} groups"
+        shown = f"no more than {self.margin:g} worse for {n - len(undecided) - len(few)} of {counted(n, 'group')}"
         return "; ".join([f"{self.arm} is shown to be {shown}", *told])
 
     @property

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Self
 
+from workbench.rendering.numbers import counted, number, percent, usd_digits
 from workbench.rendering.text import cell_html, escape, signed, tone, visible
 
 if TYPE_CHECKING:
@@ -13,10 +14,9 @@ if TYPE_CHECKING:
 
 Kind = Literal["text", "number", "usd", "ms", "interval", "count", "share", "status", "written"]
 NONE = "\u2013"
-_MINUS = "\u2212"
 _NAME_LIMIT, _CAPTION_LIMIT = 120, 1000
 _WHOLE = re.compile(r"\d{4}-\d\d-\d\d|\S+ \[\S+, \S+\]")  # a date, or an interval that was made text: never broken
-_WRITTEN = re.compile(r"[+\u2212]?\$?(\d[\d,]*(\.\d+)?|∞)(%| ms)?|not a number")  # as `number` writes it, and the unit
+_WRITTEN = re.compile(r"[+\u2212]?\$?(\d[\d,]*(\.\d+)?|∞)( ?%| ms)?|not a number")  # a number with its unit
 _WORD = re.compile(r"(?=\S*[-/])\S{3,40}")  # a name that browsers break at its hyphens unless a style sheet forbids it
 
 
@@ -69,9 +69,10 @@ class Table:
     def __post_init__(self) -> None:
         for position, row in enumerate(self.rows):
             if len(row) != len(self.columns):
+                has, found = counted(len(self.columns), "column"), counted(len(row), "cell")
                 raise ValueError(
-                    f"table {self.caption!r} has {len(self.columns)} columns, row {position} has {len(row)} "
-                    "cells; give every row one cell a column (None for nothing)"
+                    f"table {self.caption!r} has {has}, row {position} has {found}; give every row one cell a column "
+                    "(None for nothing)"
                 )
 
     @classmethod
@@ -226,38 +227,10 @@ def _cell_text(column: Column, value: Value, digits: int) -> str:
     if column.kind == "usd":
         return number(value, digits, signed=column.signed, unit="$")
     if column.kind == "share":
-        return number(100 * value, digits, signed=column.signed) + "%"
+        return percent(value, digits, signed=column.signed)
     if column.kind == "text":
         return str(value)
     return number(value, digits, signed=column.signed) + (" ms" if column.kind == "ms" else "")
-
-
-def number(value: float, digits: int, *, signed: bool = False, unit: str = "") -> str:
-    r"""Write a number with thousands separated and a true minus sign (U+2212); zero has no sign.
-
-    >>> number(1234.5, 1), number(0.02, 3, signed=True), number(-0.001, 2), number(3, 2, unit="$")
-    ('1,234.5', '+0.020', '0.00', '$3.00')
-    >>> number(-0.5, 1) == "\u22120.5"
-    True
-    """
-    if math.isnan(value):
-        return "not a number"
-    if math.isinf(value):
-        return ("" if value > 0 else _MINUS) + "∞"
-    text = f"{abs(value):,.{digits}f}"
-    if not text.strip("0.,"):
-        return unit + text
-    return (_MINUS if value < 0 else "+" if signed else "") + unit + text
-
-
-def usd_digits(values: Iterable[float]) -> int:
-    """Digits after the point that leave two significant ones to the smallest amount, 2 to 9.
-
-    >>> usd_digits([0.0, 12.5]), usd_digits([0.0004, 3.0])
-    (2, 5)
-    """
-    smallest = min((abs(v) for v in values if v), default=1.0)
-    return min(9, max(2, 1 - math.floor(math.log10(smallest))))
 
 
 def _digits(column: Column, values: Sequence[Value]) -> int:

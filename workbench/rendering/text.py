@@ -8,6 +8,8 @@ import html
 import re
 from dataclasses import dataclass
 
+from workbench.rendering.numbers import counted
+
 _PICTURES = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n"} | {0x7F: 0x2421}
 _BIDI = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _UNUSABLE = re.compile("[\x80-\x9f\ud800-\udfff\ufffe\uffff]")
@@ -36,7 +38,7 @@ def visible(text: str, limit: int | None = None) -> str:
     text = _NEWLINES.sub("\n", text).translate(_PICTURES)
     text = _BIDI.sub(lambda found: f"[U+{ord(found[0]):04X}]", text)
     text = _UNUSABLE.sub("\ufffd", text)
-    return f"{text}… (+{rest:,} characters)" if rest > 0 else text
+    return f"{text}… (+{counted(rest, 'character')})" if rest > 0 else text
 
 
 def visible_line(text: str) -> str:

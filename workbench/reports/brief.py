@@ -8,6 +8,7 @@ from pathlib import Path
 
 from workbench.evaluation.gate import GateClaim
 from workbench.evaluation.run_summary import ItemCase, Summary
+from workbench.rendering.numbers import counted
 from workbench.rendering.table import Table
 from workbench.rendering.text import signed, visible
 from workbench.reports.run import (
@@ -48,7 +49,10 @@ def markdown_summary(run_dir: Path) -> str:
     for position, part in enumerate(parts):
         size += len(part.encode()) + 2
         if size > BYTES_LIMIT:
-            out.append(f"_{len(parts) - position} further parts are left out here; the HTML report has them._")
+            out.append(
+                f"_{counted(len(parts) - position, 'further part is', 'further parts are')} left out here; the "
+                "HTML report has them._"
+            )
             break
         out.append(part)
     return "\n\n".join(out) + "\n"
@@ -134,7 +138,7 @@ def _markdown_table(table: Table) -> str:
     rest = len(table.rows) - _ROWS
     lines = [f"| {' | '.join(row)} |" for row in (cells[0], ends, *cells[1:])]
     caption = f"{markdown_text(table.caption)}\n\n" if table.caption else ""
-    return caption + "\n".join(lines) + (f"\n\n_{rest:,} more rows._" if rest > 0 else "")
+    return caption + "\n".join(lines) + (f"\n\n_{counted(rest, 'more row')}._" if rest > 0 else "")
 
 
 def _cases(title: str, cases: tuple[ItemCase, ...]) -> str:

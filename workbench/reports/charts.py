@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import date, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from workbench.evaluation.decision_sentences import percent
 from workbench.evaluation.run_summary import SliceRow, WeekRow
 from workbench.records import Claim, Rule
-from workbench.rendering.table import Column, Interval, Table, number
+from workbench.rendering.numbers import counted, number, percent
+from workbench.rendering.table import Column, Interval, Table
 from workbench.reports.figure import (
     COLOURS,
     INK,
@@ -61,7 +62,8 @@ def forest(claims: Sequence[Claim], rule: Rule) -> Figure:
     )  # fmt: skip
     held = f"{sum(c.status in ('holds', 'identical') for c in claims)} of {len(claims)}"
     alt = (
-        f"Forest plot, {len(claims)} arms: {what[0].lower()}{what[1:]}, with bounds at {percent(rule.confidence)} "
+        f"Forest plot, {counted(len(claims), 'arm')}: {what[0].lower()}{what[1:]}, with bounds at "
+        f"{percent(rule.confidence)} "
         f"confidence, {rule.limit_name} {number(rule.limit, 3)}. {held} {'keep alpha' if rate else 'are good enough'}: "
         + "; ".join(f"{c.arm} {number(c.difference, 3, signed=not rate)} {status_words(c, rule)}" for c in claims)
         + "."
@@ -121,12 +123,14 @@ def lines(
     *,
     log_x: bool = False,
     log_y: bool = False,
+    share_x: bool = False,
     limit: float | None = None,
     from_zero: bool = True,
 ) -> Figure:
     """Lines through (x, y) points, named in a list; ``limit`` draws the value that y should stay under.
 
-    ``from_zero`` keeps 0 on linear axes; without it the values fill the figure.
+    ``share_x`` writes x, in [0, 1], in per cent. ``from_zero`` keeps 0 on linear axes; without it the values fill the
+    figure.
 
     Raises
     ------
@@ -139,9 +143,12 @@ def lines(
         if log and low <= 0:
             raise ValueError(f"{name} has the value {low} on a logarithmic axis; draw it on a linear one")
     data = Table.of(("line", x, y), [(name, *point) for name, line in series.items() for point in line], f"{y} by {x}")
+    if share_x:
+        data = replace(data, columns=(data.columns[0], Column(x, "share"), data.columns[2]))
+    told = percent if share_x else _figure_text
     over = [n for n, line in series.items() if limit is not None and any(v > limit for _, v in line)]
-    alt = f"Line chart of {y} against {x}, {len(series)} lines: " + "; ".join(
-        f"{name} from " + " to ".join(f"{_figure_text(b)} at {_figure_text(a)}" for a, b in (line[0], line[-1]))
+    alt = f"Line chart of {y} against {x}, {counted(len(series), 'line')}: " + "; ".join(
+        f"{name} from " + " to ".join(f"{_figure_text(b)} at {told(a)}" for a, b in (line[0], line[-1]))
         for name, line in series.items()
         if line
     )
@@ -150,7 +157,7 @@ def lines(
     entries = [LegendItem(arm_look(i), name) for i, (name, line) in enumerate(series.items()) if line]
 
     def draw(axes: "Axes") -> None:
-        set_scale(axes, "x", [p[0] for p in points], log=log_x, zero=from_zero)
+        set_scale(axes, "x", [p[0] for p in points], log=log_x, zero=from_zero, share=share_x)
         height = [p[1] for p in points] + ([] if limit is None else [limit])
         set_scale(axes, "y", height, log=log_y, zero=from_zero)
         for entry in entries:
@@ -197,7 +204,7 @@ def slices(rows: Sequence[SliceRow], metric: str = "mean", *, arms: Sequence[str
     )  # fmt: skip
     known = [r for r in rows if r.mean is not None]
     count = len({(r.slice, r.value) for r in rows})
-    alt = f"Dot plot of {metric} by slice for {len(shown)} arms, {count} slices."
+    alt = f"Dot plot of {metric} by slice for {counted(len(shown), 'arm')}, {counted(count, 'slice')}."
     if known:
         worst, best = min(known, key=lambda r: r.mean or 0.0), max(known, key=lambda r: r.mean or 0.0)
         alt += "".join(
@@ -225,7 +232,7 @@ def _draw_slices(rows: Sequence[SliceRow], metric: str, entries: Sequence[Legend
         for value, members in values.items():
             y += 1
             few = all(r.mean is None for r in members)
-            items = f"{max(r.n_items for r in members):,} items{', too few to say' if few else ''}"
+            items = f"{counted(max(r.n_items for r in members), 'item')}{', too few to say' if few else ''}"
             axes.axhline(y - 0.5, color=INK, alpha=0.12, linewidth=0.8)
             axes.text(0, y, label(value, 24), **names)
             axes.text(1, y, items, ha="right", alpha=0.75, **names)
@@ -260,7 +267,9 @@ def weekly(rows: Sequence[WeekRow]) -> Figure:
         for r in rows
     )
     told = [_course(name, weeks) for name, weeks in shown.items()]
-    alt = f"Share of good production calls by week, a panel for each of {len(shown)} of {len(groups)} groups: "
+    alt = (
+        f"Share of good production calls by week, a panel for each of {len(shown)} of {counted(len(groups), 'group')}: "
+    )
     alt += ("; ".join(told) or "too few graded calls to say") + "."
     caption = "Share of good production calls by week, weighted, with 95 % intervals. Weeks with too few graded calls "
     caption += "are left out. A dashed line marks where a drop most likely began."

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from workbench.records import content_hash
+from workbench.rendering.numbers import percent
 from workbench.rendering.table import Table
 from workbench.rendering.text import cell_html, escape, visible, visible_line
 
@@ -182,8 +183,9 @@ def set_scale(
     log: bool = False,
     zero: bool = False,
     unit: str = "",
+    share: bool = False,
 ) -> None:
-    """Scale an axis to the values, from 0 if ``zero``, with few ticks; ``unit`` stands before each."""
+    """Scale an axis to the values, from 0 if ``zero``, few ticks; ``unit`` stands before each; ``share`` is in %."""
     from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
     axis = getattr(axes, f"{name}axis")
@@ -195,7 +197,9 @@ def set_scale(
     else:
         axes.set(**{f"{name}lim": limits([*values, 0.0] if zero else values)})
         axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-    if log or unit or max(map(abs, values), default=0.0) >= 1000:
+    if share:
+        axis.set_major_formatter(lambda value, _: percent(value))
+    elif log or unit or max(map(abs, values), default=0.0) >= 1000:
         axis.set_major_formatter(lambda value, _: unit + plain(value))
     else:
         axes.ticklabel_format(axis=name, style="plain", useOffset=False)

@@ -7,9 +7,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from workbench.evalset.gates import ASSUMED_REQUESTS
-from workbench.evaluation.decision_sentences import monthly
 from workbench.evaluation.run_summary import FrontierPoint
-from workbench.rendering.table import Column, Interval, Table, number
+from workbench.rendering.numbers import counted, monthly, number
+from workbench.rendering.table import Column, Interval, Table
 from workbench.reports.figure import (
     INK,
     Figure,
@@ -44,7 +44,7 @@ def frontier(
     a logarithmic axis. ``arms`` fixes which arm has which colour and shape, so that it is the same
     in every figure of a report; ``assumed`` says that nobody has set the volume.
     """
-    volume = f"{requests_per_month:,} requests{' (assumed)' if assumed else ''}"
+    volume = f"{counted(requests_per_month, 'request')}{' (assumed)' if assumed else ''}"
     ranked = [
         replace(p, cost_usd_per_1k=p.cost_usd_per_1k * requests_per_month / 1000)
         for p in sorted(points, key=lambda p: (-p.quality, p.cost_usd_per_1k))
@@ -56,7 +56,7 @@ def frontier(
         "no other beats on both; hollow marks are not shown to differ from the best."
     )
     if rest:
-        caption += f" Small grey points are {len(rest)} further arms, which the numbers of this figure list."
+        caption += f" Small grey points are {counted(len(rest), 'further arm')}, which the numbers of this figure list."
     names = {p.arm for p in named}
     order = list(dict.fromkeys([*arms, *(p.arm for p in points if p.arm in names)]))
     looks = [arm_look(order.index(p.arm), hollow=p.tied) for p in named]
@@ -86,7 +86,7 @@ def _data(named: Sequence[FrontierPoint], rest: Sequence[FrontierPoint], metric:
 
 
 def _alt(ranked: Sequence[FrontierPoint], metric: str, volume: str) -> str:
-    alt = f"Scatter plot of {metric} against dollars a month at {volume}, {len(ranked)} arms."
+    alt = f"Scatter plot of {metric} against dollars a month at {volume}, {counted(len(ranked), 'arm')}."
     if not ranked:
         return alt
     best = sorted((p for p in ranked if p.on_frontier), key=lambda p: p.cost_usd_per_1k)

@@ -15,7 +15,8 @@ from workbench.evaluation.run_summary import PRODUCTION, ItemCase, Section, Summ
 from workbench.extras import without_iri_grammar
 from workbench.records import Decision
 from workbench.rendering.html import sanitize
-from workbench.rendering.table import Column, Table, number
+from workbench.rendering.numbers import counted, number
+from workbench.rendering.table import Column, Table
 from workbench.rendering.text import signed, tone, visible
 from workbench.reports.charts import forest, slices, weekly
 from workbench.reports.figure import Figure
@@ -90,7 +91,9 @@ def _bounded(notebook: dict[str, Any]) -> dict[str, Any]:
                 data["text/plain"] = _cut(_joined(data["text/plain"]))
             size = len(_joined(data.get("text/html", "")))
             if size > _HTML_LIMIT:
-                data["text/html"] = f"<p>An output of {size:,} characters is left out; open the notebook to see it.</p>"
+                data["text/html"] = (
+                    f"<p>An output of {counted(size, 'character')} is left out; open the notebook to see it.</p>"
+                )
             # plain forms of these exist beside them, and nothing else could be shown without a script
             for mime in [m for m in data if "javascript" in m or "widget" in m or "bokeh" in m]:
                 del data[mime]
@@ -99,7 +102,7 @@ def _bounded(notebook: dict[str, Any]) -> dict[str, Any]:
 
 def _cut(text: str) -> str:
     rest = len(text) - _TEXT_LIMIT
-    return f"{text[:_TEXT_LIMIT]}\n… (+{rest:,} characters)" if rest > 0 else text
+    return f"{text[:_TEXT_LIMIT]}\n… (+{counted(rest, 'character')})" if rest > 0 else text
 
 
 def _joined(text: Any) -> str:

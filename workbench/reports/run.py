@@ -16,7 +16,8 @@ from workbench.evaluation.finalists import RESAMPLES, STEADY
 from workbench.evaluation.gate import Gate
 from workbench.evaluation.run_summary import Section, Summary
 from workbench.records import Claim, Decision, PairedBounds, Rule
-from workbench.rendering.table import Column, Interval, Table, Value, number
+from workbench.rendering.numbers import counted, monthly, number, percent, usd
+from workbench.rendering.table import Column, Interval, Table, Value
 from workbench.rendering.text import verdict_label
 
 T = TypeVar("T")
@@ -184,14 +185,14 @@ def scope_of(decision: Decision) -> list[str]:
     """On what was decided: evalset, documents, questions and families, as far as the decision says."""
     asked = "requests" if decision.rule.direction == "lower" else "test questions"
     out = [f"evalset {decision.evalset}"] if decision.evalset else []
-    out += [f"{decision.n_documents:,} documents"] if decision.n_documents else []
-    out.append(f"{decision.n_items:,} {asked} in {decision.n_clusters:,} families")
-    return out + ([f"{decision.n_dev_clusters:,} dev families"] if decision.n_dev_clusters else [])
+    out += [f"{counted(decision.n_documents, 'document')}"] if decision.n_documents else []
+    out.append(f"{decision.n_items:,} {asked} in {counted(decision.n_clusters, 'family')}")
+    return out + ([f"{counted(decision.n_dev_clusters, 'dev family')}"] if decision.n_dev_clusters else [])
 
 
 def month_column(rule: Rule, assumed: Collection[str] = ()) -> str:
     """Name of a column of dollars a month, with the volume that they are told at."""
-    return f"a month at {rule.requests_per_month:,} requests{' (assumed)' if VOLUME in assumed else ''}"
+    return f"a month at {counted(rule.requests_per_month, 'request')}{' (assumed)' if VOLUME in assumed else ''}"
 
 
 def month_usd(usd_per_1k: float, rule: Rule) -> str:
@@ -211,7 +212,7 @@ def decision_table(decision: Decision, assumed: Collection[str] = ()) -> Table:
          [Interval(c.difference, c.low, c.high) if c.best or rate else None for c in claims]),
         (Column("that other"), [c.best for c in claims]),
         (Column("status", "status"), [status_words(c, rule) for c in claims]),
-        (Column(month_column(rule, assumed)), [month_usd(c.cost_usd_per_1k, rule) for c in claims]),
+        (Column(month_column(rule, assumed), "written"), [month_usd(c.cost_usd_per_1k, rule) for c in claims]),
         (Column("p95 latency", "ms"), [c.latency_p95_ms for c in claims]),
         (Column("coverage", "share"), [c.coverage for c in claims]),
         (Column("how often chosen", "share", digits=0), [shares.get(c.arm, 0.0) for c in claims] if shares else []),
@@ -238,9 +239,9 @@ def _says_something(column: Column, cells: list[Value], *, same_size: bool) -> b
 def _caption(decision: Decision, *, same_size: bool) -> str:
     rule, (first, *_) = decision.rule, decision.claims
     asked = "requests" if rule.direction == "lower" else "questions"
-    out = ["1 arm tested" if len(decision.claims) == 1 else f"{len(decision.claims)} arms tested"]
+    out = ["1 arm tested" if len(decision.claims) == 1 else f"{counted(len(decision.claims), 'arm')} tested"]
     if same_size:
-        out[0] += f", each on the same {first.n_items:,} {asked} in {first.n_clusters:,} families"
+        out[0] += f", each on the same {first.n_items:,} {asked} in {counted(first.n_clusters, 'family')}"
     if all(c.coverage == 1.0 for c in decision.claims):
         out[0] += ", all of them scored"
     if rule.direction == "higher":

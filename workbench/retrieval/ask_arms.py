@@ -17,6 +17,7 @@ from workbench.evaluation.gate import rebuild_spread
 from workbench.evaluation.run_summary import ItemCase, ScoredArms, item_cases
 from workbench.inference.prices import DECLARED, project_prices
 from workbench.records import Document, Hit, Query, parameters_of
+from workbench.rendering.numbers import counted
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Column, Table, Value
 from workbench.retrieval.fitted_arms import FittedArm
@@ -254,7 +255,7 @@ def _ask_candidate(candidate: Candidate, part: Split, searcher: Searcher, depth:
         found=searcher.found,
         on_progress=lambda done, total: bar.update(done),
     )
-    bar.done(f"{name}: {len(part.queries)} {part.name} questions, {len(answers.errors)} errors")
+    bar.done(f"{name}: {len(part.queries)} {part.name} questions, {counted(len(answers.errors), 'error')}")
     stored = isinstance(candidate, SystemArm) and candidate.search is None
     return replace(answers, latency_ms={}) if stored else answers
 
@@ -338,7 +339,7 @@ def arm_spread_over_rebuilds(
     for done in range(PROBES, rebuilds):
         bar.update(done)
         runs.append(_ask_rebuilt_arm(arm, part, searcher, depth))
-    bar.done(f"{arm.name}: built {rebuilds} times to see how far builds differ")
+    bar.done(f"{arm.name}: built {counted(rebuilds, 'time')} to see how far builds differ")
     return rebuild_spread([float(measure(with_grades(run, part.qrels, depth=depth), metric).mean()) for run in runs])
 
 

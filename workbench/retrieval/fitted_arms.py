@@ -8,6 +8,7 @@ import numpy as np
 from workbench.errors import NothingToFit
 from workbench.evalset.evalset import Qrels, Split
 from workbench.records import Hit, content_hash
+from workbench.rendering.numbers import counted
 from workbench.rendering.progress import Progress
 from workbench.retrieval.arms import make_arm
 from workbench.retrieval.metrics import best_first, dcg
@@ -66,7 +67,7 @@ def fit_arms(
                 question = searcher.question(base, query)
                 legs[query.query_id] = (question, *hybrid.legs(searcher.handle(base, query.tenant_id), question))
                 bar.update(done)
-        bar.done(f"{base.name}: asked {len(dev.queries):,} dev questions to fit {', '.join(names)}")
+        bar.done(f"{base.name}: asked {counted(len(dev.queries), 'dev question')} to fit {', '.join(names)}")
         for name in names:
             try:
                 out.append(_fit_arm(name, base, chunker, legs, dev))

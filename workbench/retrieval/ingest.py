@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from workbench.errors import ConfigError, StoreError
 from workbench.inference.embedding import Embedder, rest_embedder
 from workbench.records import Document, content_hash
+from workbench.rendering.numbers import counted
 from workbench.rendering.progress import Progress, advance
 from workbench.retrieval.chunking import Chunker, Tokenizer
 from workbench.retrieval.store import ChunkRow, Store
@@ -421,6 +422,6 @@ def _check_unique_ingest(tenant_id: str, documents: Sequence[Document]) -> None:
     counts = Counter(d.doc_id for d in documents)
     if twice := sorted(doc_id for doc_id, n in counts.items() if n > 1):
         raise StoreError(
-            f"tenant {tenant_id!r} has {len(twice)} document ids more than once: "
+            f"tenant {tenant_id!r} has {counted(len(twice), 'document id')} more than once: "
             f"{', '.join(map(repr, twice[:5]))}; a document id is unique within its tenant"
         )

@@ -24,8 +24,8 @@ import polars as pl
 
 from workbench.errors import StoreError
 from workbench.extras import put_off_import
-from workbench.retrieval.filters import AllOf, Between, Equals, Filter, OneOf
-from workbench.retrieval.index_kinds import (
+from workbench.rendering.numbers import counted
+
     NGRAM,
     TEXT_INDEX,
     VECTOR_INDEX,
@@ -147,7 +147,7 @@ class LanceStore:
         if not rows:
             return 0
         data = _lance_arrow(rows, self.dimension)
-        with lance_reported(f"write {len(rows)} chunks to {self._uri}"):
+        with lance_reported(f"write {counted(len(rows), 'chunk')} to {self._uri}"):
             merge = self._table.merge_insert("chunk_id").when_matched_update_all().when_not_matched_insert_all()
             lance_committed(lambda: merge.execute(data))
         return len(rows)
@@ -439,7 +439,7 @@ def _lance_vector_config(vector: IvfPq | HnswSq | Hnsw, rows: int) -> Any:
         )
     if rows < vector.min_rows:
         raise StoreError(
-            f"{vector!r} learns {vector.min_rows} codes from the vectors, and the table has {rows}; "
+            f"{vector!r} learns {counted(vector.min_rows, 'code')} from the vectors, and the table has {rows}; "
             "ingest more, or use Exact() or HnswSq()"
         )
     return index.IvfPq(

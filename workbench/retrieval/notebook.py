@@ -24,6 +24,7 @@ from workbench.inference.embedding import Embedder, load_embedder
 from workbench.inference.encoders import MiniLM
 from workbench.inference.prices import price_of_query_embedding
 from workbench.records import Decision, content_hash
+from workbench.rendering.numbers import counted, percent, price
 from workbench.rendering.progress import Progress, advance
 from workbench.rendering.table import Table
 from workbench.reports.ending import Notebook
@@ -214,7 +215,7 @@ class RetrievalExperiment(
                 bar.done(f"{arm.name} is left out: {why}")
                 continue
             if report := self.searcher.prepare(arm):
-                bar.done(f"{arm.name}: {report.chunks:,} chunks written, {report.embedded:,} embedded")
+                bar.done(f"{arm.name}: {counted(report.chunks, 'chunk')} written, {report.embedded:,} embedded")
             arms.append(arm)
         learned, unfitted = self._fitted(dev)
         candidates: list[Candidate] = [*arms, *learned, *self.systems]
@@ -264,9 +265,9 @@ class RetrievalExperiment(
         for name in self.parameters.embedders if queries else ():
             if name in first:
                 ms = median(self.searcher.embedding_ms(first[name], query) for query in queries)
-                usd = 1000 * self.prices.cost_usd([price_of_query_embedding(name)])
+                usd = price(self.prices.cost_usd([price_of_query_embedding(name)]), "question")
                 length = self.searcher.encoder(first[name]).dimension
-                yield f"{name}: vectors of {length}, {ms:.1f} ms a question, ${usd:.2g} per 1,000"
+                yield f"{name}: vectors of {length}, {ms:.1f} ms a question, {usd}"
 
     def score(self, arms: Sequence[Candidate], split: str) -> ScoredArmAnswers:
         """Ask every question of one split, arm by arm, and score what comes back."""
@@ -357,11 +358,11 @@ class RetrievalExperiment(
             out.append("The judgements name relevant documents only: whatever they do not name counts as not relevant.")
         for arm, answers in test.answers.items():
             if answers.errors:
-                out.append(f"{arm}: {len(answers.errors)} questions failed and count against it.")
+                out.append(f"{arm}: {counted(len(answers.errors), 'question')} failed and count against it.")
         for arm, (low, high) in test.bounds().items() if self.policy.metric == "ndcg@10" else ():
             out.append(
-                f"{arm}: less than {WELL_JUDGED:.0%} of its top 10 is judged; its nDCG@10 lies between {low:.3f} and "
-                f"{high:.3f}."
+                f"{arm}: less than {percent(WELL_JUDGED)} of its top 10 is judged; its nDCG@10 lies between {low:.3f} "
+                f"and {high:.3f}."
             )
         if unjudged := len(to_judge(test)):
             out.append(judgement_sheet_note(unjudged, self.folder.name, self.evalset.name))

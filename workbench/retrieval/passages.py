@@ -23,8 +23,8 @@ from workbench.codec import from_json, to_json
 from workbench.errors import ConfigError, SplitError
 from workbench.evalset.evalset import Split
 from workbench.evaluation.compare import MIN_DIFFERING, mean_interval, most_worse_clusters
-from workbench.evaluation.decision_sentences import percent
 from workbench.records import Hit, Query
+from workbench.rendering.numbers import percent
 from workbench.rendering.table import Column, Interval, Table
 from workbench.retrieval.metrics import with_grades
 

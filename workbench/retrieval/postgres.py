@@ -23,16 +23,8 @@ import sqlalchemy as sa
 
 from workbench.errors import StoreError, TenantError
 from workbench.records import Hit
-from workbench.retrieval.filters import AllOf, Between, Equals, Filter, OneOf
-from workbench.retrieval.index_kinds import (
-    TEXT_INDEX,
-    VECTOR_INDEX,
-    Exact,
-    FullTextIndex,
-    Hnsw,
-    IndexState,
-    VectorIndex,
-)
+from workbench.rendering.numbers import counted
+from workbench.retrieval.index_kinds import TEXT_INDEX, VECTOR_INDEX, Exact, FullTextIndex, Hnsw, IndexState, VectorIndex
 from workbench.retrieval.postgres_session import Sessions, session_reported, set_session_settings
 from workbench.retrieval.postgres_sql import (
     ALL_COUNTS,
@@ -101,7 +93,9 @@ class PostgresStore:
         vectors = checked_vectors(rows, self.dimension)
         with session_reported("turn rows into columns"):
             copied = copied_sql_rows(rows, vectors)
-        with self._sessions.writing(f"write {len(rows)} chunks to", {row.tenant_id for row in rows}) as connection:
+        with self._sessions.writing(
+            f"write {counted(len(rows), 'chunk')} to", {row.tenant_id for row in rows}
+        ) as connection:
             for statement in STAGE:
                 connection.execute(sa.text(statement))
             driver: Any = connection.connection.driver_connection  # SQLAlchemy has no COPY

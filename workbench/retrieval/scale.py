@@ -25,8 +25,7 @@ import numpy.typing as npt
 
 from workbench.codec import from_json, to_json, write_whole
 from workbench.errors import ConfigError
-from workbench.inference.encoders import give_back_memory
-from workbench.rendering.progress import waiting
+from workbench.rendering.numbers import counted
 from workbench.rendering.table import Column, Table
 from workbench.reports.charts import lines
 from workbench.reports.figure import Figure
@@ -83,9 +82,9 @@ class Until:
 
     def __str__(self) -> str:
         if self.high is None:
-            return f"with no end seen up to {self.low:,} rows" if self.low else "as long as nobody measures it"
+            return f"with no end seen up to {counted(self.low, 'row')}" if self.low else "as long as nobody measures it"
         if self.about is None:
-            return f"under {self.high:,} rows, the least measured"
+            return f"under {counted(self.high, 'row')}, the least measured"
         return f"until about {float(f'{self.about:.1g}'):,.0f} rows ({self.low:,} to {self.high:,})"
 
 
@@ -180,7 +179,9 @@ def scale_figure(scale: Scale, *, limit_ms: float | None, rows: int, requests_pe
             series.setdefault(p.name, []).append((p.rows, p.p95_ms))
     figure = lines(series, "rows", "p95 latency, ms", log_x=True, log_y=True, limit=limit_ms)
     told = [*_scale_kept(scale, limit_ms, rows, requests_per_month), _scale_recalls(scale)]
-    told.append(f"Synthetic rows of {scale.dimension} dimensions, {scale.machine}, measured on {scale.measured_on}.")
+    told.append(
+        f"Synthetic rows of {counted(scale.dimension, 'dimension')}, {scale.machine}, measured on {scale.measured_on}."
+    )
     return replace(figure, caption=" ".join(told), data=scale_points_table(scale))
 
 
@@ -195,7 +196,7 @@ def _scale_kept(scale: Scale, limit_ms: float | None, rows: int, requests_per_mo
     asked = f" and {requests_per_month / MONTH_S:.2g} requests a second" if requests_per_month else ""
     told = [
         f"Hybrid searches at a p95 of {limit_ms:g} ms: stay on {'; '.join(stays)}.",
-        f"Yours: {rows:,} rows in the largest tenant{asked}.",
+        f"Yours: {counted(rows, 'row')} in the largest tenant{asked}.",
     ]
     for leg, kind in {"Vectors": "vector", "Words": FULL_TEXT}.items():
         each = (f"{name} {scale.until(store, kind, limit_ms)}" for store, name in measured.items())
@@ -206,7 +207,7 @@ def _scale_kept(scale: Scale, limit_ms: float | None, rows: int, requests_per_mo
 def _scale_rate_told(scale: Scale, store: str, rows: int) -> str:
     """Requests a second of a store at the rows of a corpus."""
     if (found := scale.per_second(store, rows)) is None:
-        return f" (requests a second were not measured at {rows:,} rows)"
+        return f" (requests a second were not measured at {counted(rows, 'row')})"
     least, most, low, high = found
     at = f"{low:,}" if low == high else f"{low:,} to {high:,}"
     return f", or {least:.0f} to {most:.0f} requests a second (at {at} rows)"
@@ -221,7 +222,8 @@ def _scale_recalls(scale: Scale) -> str:
         (large,) = (p.recall_at_10 for p in mine if p.rows == last and p.tenant_rows is None)
         small = min((p.recall_at_10 or 0.0 for p in mine if p.tenant_rows is not None), default=None)
         told.append(
-            f"{name} {large:.2f} at {last:,} rows" + ("" if small is None else f", {small:.2f} in small tenants")
+            f"{name} {large:.2f} at {counted(last, 'row')}"
+            + ("" if small is None else f", {small:.2f} in small tenants")
         )
     return f"Recall@10: {'; '.join(told)}." if told else ""
 
@@ -298,7 +300,7 @@ def measure_scale(max_rows: int, places: Mapping[str, str | Path]) -> Scale:
     points: list[ScalePoint] = []
     for rows in [n for n in STEPS if n <= max_rows]:
         for kind, place in places.items():
-            with waiting(f"indices of {rows:,} rows in {kind}"):
+            with waiting(f"indices of {counted(rows, 'row')} in {kind}"):
                 points += measure_scale_step(kind, place, rows)
     return Scale(scale_machine(), scale_day(), DIMENSION, tuple(points))
 

@@ -17,6 +17,7 @@ from workbench.inference.embedding import Embedder, HostedEmbedder, rest_embedde
 from workbench.inference.prices import PriceTable, Work
 from workbench.inference.ray_embedding import fanned_out_embedder
 from workbench.records import Document, Hit, Query, content_hash, parameters_of
+from workbench.rendering.numbers import counted
 from workbench.rendering.progress import Progress, advance, waiting
 from workbench.retrieval.chunking import Tokenizer, WholeDocument
 from workbench.retrieval.index_kinds import TEXT_INDEX, VECTOR_INDEX, Exact
@@ -100,7 +101,11 @@ class Searcher:
         self.rest()
 
     def rest(self) -> None:
-        """Let the encoders, and what counts tokens, give back what they can do without until the next text."""
+        """Let the encoders, and what counts tokens, give back what they can do without until the next text.
+
+        The hashes of documents go too: all tables that need them are made by then.
+        """
+        self._digests.clear()
         for each in (*self.embedders.values(), self.tokenizer):
             rest_embedder(each)
 
@@ -244,7 +249,7 @@ class Searcher:
         """
         index, where = arm.strategy.index, getattr(arm.strategy, "where", None)
         if index.min_rows > 1 and (rows := self.chunk_counts(arm)[0]) < index.min_rows:
-            return f"{index!r} needs {index.min_rows} chunks, the corpus has {rows}"
+            return f"{index!r} needs {counted(index.min_rows, 'chunk')}, the corpus has {rows}"
         if where is not None:
             self.prepare(arm)
             if not any(self.handle(arm, tenant).count(where) for tenant in {d.tenant_id for d in self.documents}):

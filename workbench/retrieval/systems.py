@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 
+from workbench.rendering.numbers import counted
 from workbench.config import Settings
 from workbench.errors import ConfigError, Defect, EvalsetError, ProviderError
 from workbench.evalset.cells import Unusable, id_cell, number_cell
@@ -147,7 +148,9 @@ def _system_rank_contradictions(file: str, hits: Sequence[_Hit], ranks: Sequence
             odd.append(query_id)
     if not odd:
         return ()
-    told = f"{file}: of {len(odd)} of {len(lists)} questions the ranks contradict the scores, first {odd[0]!r}"
+    told = (
+        f"{file}: of {len(odd)} of {counted(len(lists), 'question')} the ranks contradict the scores, first {odd[0]!r}"
+    )
     return (f"{told}; the scores decide, as in trec_eval: if a lower one is better, write them negative",)
 
 
@@ -156,7 +159,10 @@ def _system_hits_matching_nothing(file: str, hits: Sequence[_Hit]) -> tuple[str,
     zeros = [query_id for query_id, _, score in hits if score == 0]
     if not zeros or min(score for _, _, score in hits) < 0:
         return ()
-    told = f"{file}: {len(zeros)} hits have score 0, those of {len(set(zeros))} questions, first {zeros[0]!r}"
+    told = (
+        f"{file}: {counted(len(zeros), 'hit has', 'hits have')} score 0, those of "
+        f"{counted(len(set(zeros)), 'question')}, first {zeros[0]!r}"
+    )
     return (f"{told}; a search by words that fills up to k gives it to what matches nothing: leave such hits out",)
 
 

@@ -10,6 +10,7 @@ from workbench.evaluation.decision import ArmFacts
 from workbench.evaluation.run_summary import mean_by_arm
 from workbench.inference.embedding import Embedder, unread_by_embedder, unread_share_of_embedder
 from workbench.records import Query
+from workbench.rendering.numbers import counted, percent
 from workbench.rendering.table import Column, Table
 
 SHOWN_METRICS = ("ndcg@10", "recall@10", "recall@100", "precision@10", "mrr@10", "map@100", "judged@10")
@@ -51,7 +52,8 @@ def retrieval_script_notes(evalset: Evalset, embedder: Embedder, strategies: Seq
             )
     if blank := sum(map(spaceless, asked)):
         out.append(
-            f"{blank:,} of {len(asked):,} questions are in a script without blanks between words: the full-text index, "
+            f"{blank:,} of {counted(len(asked), 'question is', 'questions are')} in a script without blanks "
+            "between words: the full-text index, "
             "which cuts at blanks, finds whole phrases of them alone"
             + ("" if NGRAM_STRATEGY in strategies else f"; add {NGRAM_STRATEGY} to strategies")
         )
@@ -68,7 +70,7 @@ def retrieval_reading_notes(queries: Sequence[Query], embedder: Embedder) -> dic
     texts, out = [q.text for q in queries], dict[str, str]()
     told = zip(queries, unread_by_embedder(embedder, texts), unread_share_of_embedder(embedder, texts), strict=True)
     for query, blind, share in told:
-        why = [f"{embedder.encoder_id} does not read {share:.0%} of it"] if blind else []
+        why = [f"{embedder.encoder_id} does not read {percent(share)} of it"] if blind else []
         why += ["no blanks between words, full text finds whole phrases alone"] if spaceless(query.text) else []
         out |= {query.query_id: "; ".join(why)} if why else {}
     return out
@@ -125,5 +127,7 @@ def retrieval_stores_table(dev: pl.DataFrame, facts: Sequence[ArmFacts], metric:
         *(Column(f"USD a month, {store}", "usd") for store in ("lance", "postgres")),
         *(Column(f"p95 ms, {store}", "number", digits=0) for store in ("lance", "postgres")),
     )
-    told = f"The same arms in two stores on dev, at {requests:,} requests a month; no rent of a server, no disk"
+    told = (
+        f"The same arms in two stores on dev, at {counted(requests, 'request')} a month; no rent of a server, no disk"
+    )
     return Table(columns, tuple(rows), told)

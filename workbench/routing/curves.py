@@ -14,6 +14,7 @@ from workbench.errors import ConfigError, EvalsetError
 from workbench.evalset.outcomes import Outcomes
 from workbench.evaluation.compare import cluster_weights
 from workbench.records import content_hash
+from workbench.rendering.numbers import counted
 from workbench.rendering.progress import waiting
 from workbench.routing.policies import Policy, Router
 
@@ -46,7 +47,7 @@ def curve_folds(clusters: np.ndarray, folds: int = FOLDS) -> np.ndarray:
     """Fold of each prompt: clusters in the order of their hash, dealt out one by one, so that none is in two."""
     names = sorted(set(clusters), key=content_hash)
     if len(names) < folds:
-        raise EvalsetError(f"cross-fitting in {folds} folds needs as many clusters, found {len(names)}")
+        raise EvalsetError(f"cross-fitting in {counted(folds, 'fold')} needs as many clusters, found {len(names)}")
     place = {name: i % folds for i, name in enumerate(names)}
     return np.array([place[c] for c in clusters])
 

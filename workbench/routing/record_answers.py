@@ -12,6 +12,7 @@ from workbench.inference.batch import BatchItem, complete_batch, estimate_batch
 from workbench.inference.budgets import Budget
 from workbench.inference.client import Client
 from workbench.inference.recordings import Recordings
+from workbench.rendering.numbers import counted, usd
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Column, Table
 from workbench.routing.prompts import load_prompts
@@ -116,13 +117,15 @@ def record_all_answers(
     prices, total = client.books.prices, len(asked) * repeats
     name = next((recordings.path.parent.parent.name for recordings in files.values()), "")
     tell(
-        f"{name}: {total - len(still):,} of {total:,} answers are recorded; still to ask: "
+        f"{name}: {total - len(still):,} of {counted(total, 'answer is', 'answers are')} recorded; still to ask: "
         f"{estimate_batch(still, prices)}, about {core_hours(still, prices):.1f} hours on one core"
     )
     worst_usd = estimate_batch(still, prices).worst_usd
     if still and (max_cost_usd is None or worst_usd > max_cost_usd):
         given = "no max_cost_usd" if max_cost_usd is None else f"max_cost_usd={max_cost_usd:g}"
-        raise ConfigError(f"what is still to ask may cost ${worst_usd:.4f}, found {given}; set it at or above that")
+        raise ConfigError(
+            f"what is still to ask may cost {usd(worst_usd, up=True)}, found {given}; set it at or above that"
+        )
     errors = 0
     for model, recordings in files.items():
         mine = [a for a in asked if a.request.model == model]
@@ -149,8 +152,8 @@ def _record_model_answers(
     live = [c for c in done.values() if not isinstance(c, Exception) and c.source == "model"]
     cost_usd = sum(c.cost_nanos for c in live) / 1e9
     sentence = (
-        f"{model}: {len(done) - len(failed):,} answers ({len(live):,} asked now for ${cost_usd:.6f}), "
-        f"{len(failed):,} errors{': ' if failed else ''}{''.join(failed[:1])}"
+        f"{model}: {counted(len(done) - len(failed), 'answer')} ({len(live):,} asked now for {usd(cost_usd)}), "
+        f"{counted(len(failed), 'error')}{': ' if failed else ''}{''.join(failed[:1])}"
     )
     bar.done(sentence)
     tell(sentence)

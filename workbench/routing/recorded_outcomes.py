@@ -17,7 +17,10 @@ from workbench.inference.messages import LOCAL, Request, Response, Usage
 from workbench.inference.prices import MS_PER_HOUR, PriceTable
 from workbench.inference.recordings import FOLDER, Recordings, is_recorded_copy, record_command
 from workbench.records import Decision, Query, content_hash
-from workbench.routing.accepted_router import HITS
+from workbench.rendering.numbers import counted
+from workbench.retrieval.arms import build_arm
+from workbench.retrieval.searcher import Searcher
+from workbench.retrieval.strategies import Arm
 from workbench.routing.prompts import Prompts, load_prompts
 from workbench.routing.recorded_hits import (
     SEARCHES,
@@ -186,9 +189,10 @@ def recorded_outcomes(evalset: Evalset, prices: PriceTable) -> tuple[pl.DataFram
     inputs[SEARCHES] = content_hash((evalset.path / FOLDER / SEARCHES).read_bytes())
     inputs |= {"retrieval usd": f"{extra_usd:.3e}", **_prompt_inputs(evalset)}
     total = frame["prompt_id"].n_unique() + len(missing)
-    notes = [f"{len(missing)} of {total} prompts are left out: not all answers to them are recorded"] if missing else []
+    out = f"{len(missing)} of {counted(total, 'prompt is', 'prompts are')} left out"
+    notes = [f"{out}: not all answers to them are recorded"] if missing else []
     if copies:
-        notes.append(f"{copies} recorded repeats are copies of an earlier answer, as of a cache: they are none")
+        notes.append(f"no repeats, but copies of earlier ones, as of a cache: {counted(copies, 'recorded answer')}")
     if changed := hits_changed_since(evalset):
         told = f"renew them with: workbench record {evalset.name}"
         notes.append(f"The prompts hold what was found before the {' and the '.join(changed)} changed; {told}")
@@ -289,7 +293,7 @@ def refuse_lost_recordings(
     path = recordings[first.request.model].path
     command = record_command(path, first.request.model)
     raise RecordingMiss(
-        f"{len(lost)} recorded answers of {evalset.name} are lost, first that of {first.request.model} to item "
+        f"{counted(len(lost), 'recorded answer')} of {evalset.name} lost, first that of {first.request.model} to item "
         f"{first.item_id!r} in {path.name}; restore the file, or record it with: {command}",
         item_id=first.item_id,
         command=command,

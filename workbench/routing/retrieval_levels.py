@@ -26,6 +26,7 @@ from workbench.inference.messages import LOCAL, Request
 from workbench.inference.prices import PriceTable, project_prices
 from workbench.inference.recordings import FOLDER
 from workbench.records import Decision, Query, content_hash, parameters_of
+from workbench.rendering.numbers import counted, usd
 from workbench.retrieval.arms import is_fitted, named_arm
 from workbench.retrieval.searcher import Searcher
 from workbench.retrieval.strategies import Arm
@@ -120,7 +121,7 @@ def retrieve_level(
     path = level_hits_file(evalset, arm)
     if path.is_file() and not _stale_level_hits(evalset, before := _read_level_hits(path)):
         return before, search
-    tell(f"{path.name} of {evalset.name} is recorded: what {arm} finds for {len(evalset.queries):,} questions")
+    tell(f"{path.name} of {evalset.name} is recorded: what {arm} finds for {counted(len(evalset.queries), 'question')}")
     queries = sorted(evalset.queries, key=lambda q: q.query_id)
     hits = {q.query_id: search(q) for q in queries}
     used = ready()[0].amounts(built, queries, project_prices(settings.root))
@@ -215,8 +216,10 @@ def uncovered_levels(
         hours = core_hours(missing, prices)
         took = f", about {hours:.1f} hours on one core" if hours else ""
         told.append(
-            f"{arm} is no level of retrieval here: of {total:,} answers to its prompts {len(missing):,} are not "
-            f"recorded ({parts}); they cost at most ${worst.worst_usd:.4f}{took}: {_level_command(evalset, arm, worst)}"
+            f"{arm} is no level of retrieval here: of {counted(total, 'answer')} to its prompts "
+            f"{len(missing):,} are not "
+            f"recorded ({parts}); they cost at most {usd(worst.worst_usd, up=True)}{took}: "
+            f"{_level_command(evalset, arm, worst)}"
         )
     unknown = [arm for arm in judged if arm not in arms]
     if named := [arm for arm in unknown if not is_fitted(arm)]:
@@ -242,7 +245,7 @@ def levels_sentence(prices: PriceTable, names: Sequence[str], levels: Sequence[L
         return told
     arm = min(missing, key=lambda name: (len(missing[name]), name))
     worst = estimate_batch(missing[arm], prices)
-    return f"{told}; to have {arm} too takes {worst.requests:,} calls, at most ${worst.worst_usd:.4f}"
+    return f"{told}; to have {arm} too takes {counted(worst.requests, 'call')}, at most {usd(worst.worst_usd, up=True)}"
 
 
 def judged_beside(evalset: Evalset) -> list[str]:

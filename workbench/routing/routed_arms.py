@@ -13,6 +13,7 @@ from workbench.evaluation.decision import ArmFacts
 from workbench.evaluation.repeats import repeat_score_columns
 from workbench.evaluation.run_summary import ItemCase, ScoredArms, item_cases, mean_by_arm
 from workbench.records import Query
+from workbench.rendering.numbers import counted, percent
 from workbench.rendering.progress import Progress, waiting
 from workbench.rendering.table import Column, Table
 from workbench.routing.curves import cross_predict, curve_knob_values, fit_policy
@@ -77,9 +78,9 @@ class ScoredRoutes(ScoredArms):
         picked = self.picked[arm]
         counts = np.bincount(picked.ravel(), minlength=len(self.outcomes.models)) / picked.size
         ranked = [i for i in np.argsort(-counts, kind="stable") if counts[i] > 0]
-        shown = [f"{self.outcomes.models[i]} {100 * counts[i]:.0f} %" for i in ranked[:_SHARES_SHOWN]]
+        shown = [f"{self.outcomes.models[i]} {percent(counts[i])}" for i in ranked[:_SHARES_SHOWN]]
         rest = counts[ranked[_SHARES_SHOWN:]].sum()
-        return ", ".join(shown) + (f", others {100 * rest:.0f} %" if rest else "")
+        return ", ".join(shown) + (f", others {percent(rest)}" if rest else "")
 
     def cases(self, metric: str) -> Mapping[str, ItemCase]:
         """Every prompt with the models that are right, and the model that each arm asked."""
@@ -128,7 +129,7 @@ def policy_arms(
             if router is None:
                 router = fit_policy(policy, dev)
                 router = replace(router, value_usd=choose_quality_value(router, held_out, dev, target))
-        bar.done(f"{policy.name}: learned on {len(dev):,} prompts")
+        bar.done(f"{policy.name}: learned on {counted(len(dev), 'prompt')}")
         out.append(RoutedArm(router, len(dev.models) + i, held_out))
     return out
 

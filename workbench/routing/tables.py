@@ -8,6 +8,7 @@ import numpy as np
 from workbench.evalset.outcomes import Outcomes
 from workbench.evaluation.compare import MIN_CLUSTERS
 from workbench.evaluation.repeats import repeat_columns
+from workbench.rendering.numbers import counted
 from workbench.rendering.table import Column, Interval, Table, Value
 from workbench.reports.charts import lines
 from workbench.reports.figure import Figure
@@ -127,7 +128,10 @@ def routing_contents_table(outcomes: Outcomes) -> Table:
         *more,
     )
     sizes = ", ".join(f"{(outcomes.splits == s).sum():,} {s}" for s in ("dev", "test"))
-    caption = f"{len(outcomes):,} prompts ({sizes}), {len(outcomes.models)} models, cheapest first, on dev"
+    caption = (
+        f"{counted(len(outcomes), 'prompt')} ({sizes}), {counted(len(outcomes.models), 'model')}, "
+        "cheapest first, on dev"
+    )
     return Table(columns, tuple(rows), caption)
 
 
@@ -256,12 +260,12 @@ def deferral_figure(found: RouterStudy, shown: Sequence[str]) -> Figure | Table:
         return Table.of(("deferral",), [(f"none: {models[weak]} is the cheapest and the strongest",)])
     scores = {a.name: a.held_out[:, strong] - a.held_out[:, weak] for a in found.arms if a.held_out is not None}
     scores = {n: scores[n] for n in shown} | {ORACLE: quality[:, strong] - quality[:, weak]}
-    series = {"random": [(0.0, float(quality[:, weak].mean())), (100.0, float(quality[:, strong].mean()))]}
+    series = {"random": [(0.0, float(quality[:, weak].mean())), (1.0, float(quality[:, strong].mean()))]}
     for name, score in scores.items():
         curve = deferral(score, quality[:, weak], quality[:, strong])
         at = np.linspace(0, len(score), 11).round().astype(int)
-        series[name] = [(100 * float(curve.share[i]), float(curve.quality[i])) for i in at]
-    figure = lines(series, f"requests that {models[strong]} answers, %", "correctness", from_zero=False)
+        series[name] = [(float(curve.share[i]), float(curve.quality[i])) for i in at]
+    figure = lines(series, f"requests that {models[strong]} answers", "correctness", share_x=True, from_zero=False)
     caption = (
         f"Quality as {models[strong]} answers more and {models[weak]} fewer of the requests, first those that need it "
         "most by each policy's score; the straight line is a random choice."

@@ -297,7 +297,13 @@ def check_decisions(
     left = [job for job, record in zip(jobs, taken, strict=True) if record is None]
     records = iter(
         run_headless(
-            left, settings=settings, clock=clock, on_event=on_event, workers=workers, hard_timeout_s=hard_timeout_s
+            left,
+            settings=settings,
+            clock=clock,
+            on_event=on_event,
+            workers=workers,
+            hard_timeout_s=hard_timeout_s,
+            ahead=False,
         )
     )
     return _checks_of_jobs(found, [record or next(records) for record in taken])
@@ -306,8 +312,8 @@ def check_decisions(
 def check_each(
     settings: Settings, accepted: Sequence[tuple[str, Decision]], *, clock: Clock, hard_timeout_s: float = 3600.0
 ) -> list[Check]:
-    """Like `check_decisions`, of some of `accepted_decisions`: pairs of an evalset's name and its decision."""
-    records = run_headless(_check_jobs(accepted), settings=settings, clock=clock, hard_timeout_s=hard_timeout_s)
+    """Like `check_decisions`, of some of `accepted_decisions`: pairs of an evalset's name and its decision; all are run."""
+    records = run_headless(_check_jobs(accepted), settings=settings, clock=clock, hard_timeout_s=hard_timeout_s, ahead=False)
     return _checks_of_jobs(accepted, records)
 
 

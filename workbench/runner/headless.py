@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.config import Clock, Settings, load_profile
-from workbench.errors import ConfigError, unknown_name
-from workbench.evalset.evalset import find_evalset
+from workbench.errors import ConfigError, EvalsetError, unknown_name
+from workbench.evalset.evalset import find_evalset, load_each_once
+from workbench.evalset.gates import UNDECIDED
 from workbench.evaluation.run_record import CheckMark, RunRecord, close_run, open_run
-from workbench.evaluation.start import EXPERIMENTS, check_parameters, parameters_as_declared
+from workbench.evaluation.start import EXPERIMENTS, parameters_as_declared, check_parameters, examined_experiment
+from workbench.rendering.progress import waiting
 from workbench.reports.ending import draw_report
 from workbench.runner.events import Event, EventKind, Listener
 from workbench.runner.parameters import declared_parameters, prepare_parameters
@@ -61,6 +63,7 @@ def run_headless(
     workers: int = 2,
     hard_timeout_s: float = 3600.0,
     cell_timeout_s: float = 1800.0,
+    ahead: bool = True,
 ) -> list[RunRecord]:
     """Run notebooks in parallel and return their records, in the order of the jobs.
 
@@ -76,19 +79,24 @@ def run_headless(
         How many kernels at a time.
     hard_timeout_s, cell_timeout_s : float
         Seconds after which a run is killed, whatever it does, and after which a cell is interrupted.
+    ahead : bool
+        Whether to read what the notebooks read and refuse, before any kernel starts, what one of them would refuse.
+        Without it each notebook refuses for itself, so that no bad one keeps the others from running.
 
     Raises
     ------
     ConfigError
         If a notebook, profile, parameter name or value cannot be used.
     EvalsetError
-        If an evalset is not there.
+        If an evalset is not there, or cannot be used.
     RunError
         If the folder or record of a run cannot be written.
     KeyboardInterrupt
         After Ctrl-C, when all kernels are gone and each run that had begun is recorded as interrupted.
     """
     plans = [_plan_headless_job(job, settings) for job in jobs]
+    if ahead:
+        examine([job for job, _ in plans], settings)
     at_once = max(1, min(workers, len(plans)))
     context = _HeadlessContext(settings, clock, on_event or _ignore, cell_timeout_s, hard_timeout_s, at_once)
     leashes = [Watchdog() for _ in plans]
@@ -126,6 +134,29 @@ def find_notebook(settings: Settings, name: str) -> Path:
 def planned_headless_job(job: Job, settings: Settings) -> Job:
     """Job with every parameter that its run would use, checked as the run would check them."""
     return _plan_headless_job(job, settings)[0]
+
+
+def examine(jobs: Sequence[Job], settings: Settings) -> None:
+    """Read what the notebooks of `planned_headless_job` jobs read, and refuse what one of them would refuse; no model is loaded.
+
+    An evalset that several read is read once. A notebook under a name of ours that reads none is not looked at.
+
+    Raises
+    ------
+    ConfigError, EvalsetError
+        With the words of the notebook; of several jobs, with the number and the notebook of the job.
+    """
+    load = load_each_once()
+    for place, job in enumerate(jobs, start=1):
+        if job.notebook not in EXPERIMENTS or not ("evalset" in job.parameters or job.notebook in UNDECIDED):
+            continue
+        with waiting(f"reading what {job.notebook} reads"):
+            try:
+                examined(job.notebook, job.parameters, settings, load)
+            except (ConfigError, EvalsetError) as error:
+                if len(jobs) > 1:
+                    error.add_note(f"that is job {place} of {len(jobs)}, {job.notebook}")
+                raise
 
 
 def _plan_headless_job(job: Job, settings: Settings) -> tuple[Job, Path]:

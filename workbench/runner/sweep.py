@@ -5,18 +5,17 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from workbench.config import Settings, SystemClock, load_profile
+from workbench.config import Settings, SystemClock
 from workbench.errors import ConfigError, RunError
 from workbench.orchestration.flows import Flows
 from workbench.orchestration.live_step import progress
 from workbench.orchestration.steps import StepCall, flow, outside
 from workbench.records import content_hash
+from workbench.rendering.numbers import counted
 from workbench.rendering.table import Column, Table
 from workbench.runner.accept_and_check import run_verdict
 from workbench.runner.events import Event
-from workbench.runner.headless import Job, find_notebook, run_headless
-from workbench.runner.parameters import prepare_parameters
-from workbench.runner.result_reuse import package_hash
+from workbench.runner.headless import Job, examine, find_notebook, planned_headless_job, run_headless
 from workbench.telemetry.attribution import carry_attribution
 
 
@@ -35,7 +34,11 @@ def run_one(notebook: str, profile: str, parameters: Mapping[str, Any], *, proje
             progress("cell", event.cell, event.cells)
 
     (record,) = run_headless(
-        [Job(notebook, profile, parameters)], settings=project, clock=SystemClock(), on_event=carry_attribution(tell)
+        [Job(notebook, profile, parameters)],
+        settings=project,
+        clock=SystemClock(),
+        on_event=carry_attribution(tell),
+        ahead=False,  # it was examined before it was submitted
     )
     if record.status != "done":
         raise RunError(record.error or record.status, str(record.run_dir))
@@ -75,7 +78,8 @@ def submit_sweep(
 ) -> list[tuple[str, dict[str, str]]]:
     """Put one job for each combination into the queue; returns their ids with what is swept in them.
 
-    All parameters are checked before anything is submitted. What is done already is not done again.
+    All parameters are checked, and what the runs read is examined, before anything is submitted. What is done already
+    is not done again.
 
     Raises
     ------
@@ -86,10 +90,10 @@ def submit_sweep(
     if both := sorted(fixed.keys() & sweep.keys()):
         raise ConfigError(f"parameter {both[0]!r} is swept and given a value as well; leave out one of them")
     source = find_notebook(settings, notebook)
-    plans = [
-        (changed, prepare_parameters(source, {**load_profile(settings, notebook, profile), **fixed, **changed}))
-        for changed in combinations(sweep)
-    ]
+    changes = combinations(sweep)
+    jobs = [planned(Job(notebook, profile, {**fixed, **changed}), settings) for changed in changes]
+    examine(jobs, settings)
+    plans = [(changed, job.parameters) for changed, job in zip(changes, jobs, strict=True)]
     return [
         (flows.submit(notebook_run, notebook, profile, plan, _rests_on(settings, source, plan)), changed)
         for changed, plan in plans
@@ -117,4 +121,4 @@ def sweep_table(flows: Flows, submitted: Sequence[tuple[str, Mapping[str, str]]]
         told = [came.get(name, "") for name in ("verdict", "arm", "gate", "run")]
         rows.append((*changed.values(), run.status, *told, run.error))
     columns = [*names, "status", "verdict", "arm", "gate", "run", "error"]
-    return Table(tuple(map(Column, columns)), tuple(rows), f"{len(rows)} runs")
+    return Table(tuple(map(Column, columns)), tuple(rows), f"{counted(len(rows), 'run')}")

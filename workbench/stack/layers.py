@@ -21,6 +21,7 @@ from workbench.inference.prices import project_prices
 from workbench.inference.weights import WEIGHTS, weights_are_there
 from workbench.orchestration.runs_database import flows_url, runs_schema
 from workbench.records import Decision
+from workbench.rendering.numbers import counted, percent, usd
 from workbench.rendering.table import Table
 from workbench.rendering.text import cell_html, escape, verdict_label
 from workbench.state import open_engine, reading_engine
@@ -196,20 +197,22 @@ def _layer_decisions(settings: Settings) -> list[tuple[Path, Decision]]:
 def _inference_layer(settings: Settings, spend: Spend | None) -> Iterator[LayerFact]:
     prices = project_prices(settings.root)
     own = settings.root / "models.toml"
-    told = f"{len(prices.models)} models with a price, version {prices.version}"
+    told = f"{counted(len(prices.models), 'model')} with a price, version {prices.version}"
     yield LayerFact("inference", "prices", told, "", prices.version.partition("+")[0], own if own.is_file() else None)
     there = [name for name, weights in WEIGHTS.items() if weights_are_there(weights, settings.cache / "weights")]
     yield LayerFact("inference", "local models", ", ".join(there), "")
     if spend is not None:
         models = spend.by("model")
         calls, last = spend.rows["call_id"].n_unique(), str(spend.rows["started"].max())
-        measured = f"{calls:,} calls, {usd(spend.total_nanos / 1e9)}"
-        yield LayerFact("inference", "calls", f"{len(models)} models were asked", measured, last[:10])
+        measured = f"{counted(calls, 'call')}, {usd(spend.total_nanos / 1e9)}"
+        yield LayerFact(
+            "inference", "calls", f"{counted(len(models), 'model was', 'models were')} asked", measured, last[:10]
+        )
 
 
 def _orchestration_layer(tables: dict[str, int]) -> Iterator[LayerFact]:
     if tables.get(FLOWS):
-        yield LayerFact("orchestration", "durable flows", "runs are kept", f"{tables[FLOWS]:,} runs")
+        yield LayerFact("orchestration", "durable flows", "runs are kept", f"{counted(tables[FLOWS], 'run')}")
 
 
 def _evaluation_layer(settings: Settings, tables: dict[str, int]) -> Iterator[LayerFact]:
@@ -221,17 +224,17 @@ def _evaluation_layer(settings: Settings, tables: dict[str, int]) -> Iterator[La
     records = [RunRecord.load(path) for path in sorted(runs.iterdir()) if path.is_dir()] if runs.is_dir() else []
     if records:
         last, done = records[-1], sum(record.status == "done" for record in records)
-        told = f"{len(records):,} runs, {done:,} done"
+        told = f"{counted(len(records), 'run')}, {done:,} done"
         yield LayerFact(layer, "runs", "", told, last.started[:10], last.report or last.run_dir)
     if tables.get("wb_span"):
-        yield LayerFact(layer, "traces", "spans are stored", f"{tables['wb_span']:,} spans")
+        yield LayerFact(layer, "traces", "spans are stored", f"{counted(tables['wb_span'], 'span')}")
 
 
 def _caching_layer(spend: Spend | None) -> Iterator[LayerFact]:
     if spend is None:
         return
     for row in (r for r in spend.by("status").iter_rows(named=True) if r["status"] == "cached"):
-        told = f"{row['calls']:,} answers from our cache saved {usd(row['saved_nanos'] / 1e9)}"
+        told = f"{counted(row['calls'], 'answer')} from our cache saved {usd(row['saved_nanos'] / 1e9)}"
         yield LayerFact("caching", "hits", "a cache serves", told)
 
 
@@ -261,11 +264,16 @@ def _layer_money_gaps(spend: Spend | None) -> Iterator[LayerGap]:
     found = {row["gap"]: row for row in spend.gaps().iter_rows(named=True)}
     if n := found["no price"]["calls"]:
         needs = "their prices in models.toml in the project's root"
-        yield LayerGap("inference", f"{n:,} calls have no price", "what they cost", needs)
+        yield LayerGap("inference", f"{counted(n, 'call has', 'calls have')} no price", "what they cost", needs)
     if n := found["no tenant"]["calls"]:
         share = found["no tenant"]["share_of_cost"]
         needs = "attributed(tenant_id=...) around the calls"
-        yield LayerGap("inference", f"{n:,} calls name no tenant ({100 * share:.1f}% of the money)", "margins", needs)
+        yield LayerGap(
+            "inference",
+            f"{counted(n, 'call names', 'calls name')} no tenant ({percent(share, 1)} of the money)",
+            "margins",
+            needs,
+        )
 
 
 def _layer_decision_gaps(settings: Settings, decisions: Sequence[Decision]) -> Iterator[LayerGap]:
@@ -287,7 +295,7 @@ def _layer_decision_gaps(settings: Settings, decisions: Sequence[Decision]) -> I
 
 def _weak_layers(layer: str, decision: Decision, what: str) -> Iterator[LayerGap]:
     if decision.verdict == "inconclusive" and decision.items_needed:
-        few = f"{decision.items_needed[0]:,} more questions with answers"
+        few = f"{counted(decision.items_needed[0], 'more question')} with answers"
         yield LayerGap(layer, f"{decision.notebook} on {decision.evalset} cannot tell", what, few)
     if decision.synthetic:
         needs = "your own traffic: workbench import stream"

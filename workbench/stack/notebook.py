@@ -33,6 +33,7 @@ from workbench.evaluation.flip_points import FlipAxis
 from workbench.inference.embedding import Embedder, load_embedder, unread_by_embedder
 from workbench.inference.prices import price_of_query_embedding
 from workbench.records import Decision, Rule, content_hash
+from workbench.rendering.numbers import counted, percent
 from workbench.rendering.progress import Progress
 from workbench.rendering.table import Table
 from workbench.reports.ending import Notebook
@@ -166,8 +167,10 @@ class StackExperiment(PairedExperiment[StackParameters, ScoredStack], Notebook[S
             for name in ("dev", "test")
         }
         if not all(len(places) for places in self.places.values()):
-            raise EvalsetError(f"of {len(self.stream)} requests {len(judged)} ask a question with a recorded answer; "
-                               f"after {p.warmup} both halves of the families need some")  # fmt: skip
+            raise EvalsetError(
+                f"of {counted(len(self.stream), 'request')} {len(judged):,} ask a question with a recorded answer; "
+                f"after {p.warmup:,} both halves of the families need some"
+            )
         self._decided = self._cache_in_use() if "accepted" in p.caches else None
         self.accepted_cache: CacheArm | None = None
         if self._decided is not None:
@@ -272,7 +275,7 @@ class StackExperiment(PairedExperiment[StackParameters, ScoredStack], Notebook[S
         for name, told in (("dev", "choosing"), ("test", "held out")):
             at = self.places[name]
             rows.append((told, len(at), len({self.stream.clusters[i] for i in at}), len(set(self.asked[at])),
-                         f"{100 * repeats[at].mean():.0f} %"))  # fmt: skip
+                         f"{percent(repeats[at].mean())}"))  # fmt: skip
         unknown = len(self.stream) - int((self.asked >= 0).sum())
         gone = f"{unknown:,} of {len(self.stream):,} are left out: no answer to their question is recorded"
         levels = levels_sentence(self.prices, list(self.outcomes), self._levels)
@@ -301,7 +304,7 @@ class StackExperiment(PairedExperiment[StackParameters, ScoredStack], Notebook[S
             facts.append(fact)
             misses[arm.name] = ~hit
             bar.update(done)
-        bar.done(f"{len(arms)} cells, {len(at):,} {split} requests each")
+        bar.done(f"{counted(len(arms), 'cell')}, {len(at):,} {split} requests each")
         return ScoredStack(split, tuple(arms), pl.concat(frames), tuple(facts), misses)
 
     def _score(self, arm: StackArm, at: Ints) -> tuple[pl.DataFrame, ArmFacts, npt.NDArray[np.bool_]]:

@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from workbench.evaluation.compare import item_clusters, item_values, mean_interval, ratio_interval
 from workbench.evaluation.run_summary import ScoredArms
-from workbench.rendering.table import Column, Interval, Table, Value, usd_digits
+from workbench.rendering.numbers import usd_digits
+from workbench.rendering.table import Column, Interval, Table, Value
 
 FACTORS = {
     "context": "retrieval",

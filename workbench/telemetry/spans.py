@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import ConfigError
+from workbench.rendering.numbers import counted
 from workbench.telemetry.attribution import Attribution, current_attribution
 from workbench.telemetry.redaction import REDACTED, redact, secret_field, secret_values
 
@@ -79,7 +80,7 @@ def _plain_attribute(value: Any, secrets: tuple[str, ...], depth: int) -> Any:
     if isinstance(value, Real):
         return _json_number(value)
     if isinstance(value, bytes | bytearray):
-        return f"({len(value):,} bytes)"
+        return f"({counted(len(value), 'byte')})"
     record = is_dataclass(value) and not isinstance(value, type)
     if depth < _DEEPEST and (record or isinstance(value, Mapping | list | tuple | set | frozenset)):
         return _plain_parts(value, secrets, depth + 1)
@@ -130,16 +131,16 @@ def _shortened(plain: Any, limit: int) -> Any:
         return _cut(plain, limit)
     if isinstance(plain, dict):
         kept = {_cut(k, limit): _shortened(v, limit) for k, v in list(plain.items())[:_MOST_ITEMS]}
-        return kept | ({"…": f"+{len(plain) - _MOST_ITEMS:,} fields"} if len(plain) > _MOST_ITEMS else {})
+        return kept | ({"…": f"+{counted(len(plain) - _MOST_ITEMS, 'field')}"} if len(plain) > _MOST_ITEMS else {})
     if isinstance(plain, list):
-        more = [f"… (+{len(plain) - _MOST_ITEMS:,} items)"] if len(plain) > _MOST_ITEMS else []
+        more = [f"… (+{counted(len(plain) - _MOST_ITEMS, 'item')})"] if len(plain) > _MOST_ITEMS else []
         return [_shortened(item, limit) for item in plain[:_MOST_ITEMS]] + more
     return plain
 
 
 def _cut(text: str, limit: int) -> str:
     rest = len(text) - limit
-    return f"{text[:limit]}… (+{rest:,} characters)" if rest > 0 else text
+    return f"{text[:limit]}… (+{counted(rest, 'character')})" if rest > 0 else text
 
 
 # Attributes that hold what people or models wrote: kept only where content is.

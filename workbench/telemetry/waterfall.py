@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from workbench.rendering.table import Column, Table, number, usd_digits
+from workbench.rendering.numbers import number, usd_digits
+from workbench.rendering.table import Column, Table
 from workbench.rendering.text import visible
 from workbench.telemetry.span_tree import SpanRow, SpanTotals, span_totals, spans_in_order
 

@@ -38,6 +38,7 @@ from workbench.evalset.folder import (
     write_evalset_folder,
 )
 from workbench.records import DEFAULT_TENANT
+from workbench.rendering.numbers import counted
 from workbench.rendering.progress import waiting
 
 DOCUMENT_NAMES: Names = {
@@ -220,7 +221,11 @@ def ungraded_documents(path: Path, rows: Sequence[Row]) -> list[str]:
             value = parsed_cell("relevant", value)
             if isinstance(value, dict) and not any(name in value for name in QRELS_NAMES["doc_id"]):
                 found += [(line, key) for key, raw in value.items() if grade_cell(raw) is None]
-    more = [f"{len(found) - _NAMED:,} more such documents are left out"] if len(found) > _NAMED else []
+    more = (
+        [f"{counted(len(found) - _NAMED, 'more such document is', 'more such documents are')} left out"]
+        if len(found) > _NAMED
+        else []
+    )
     told = "has no grade and is left out; write 0 if it is not relevant"
     return [f"{path}:{line}: document {key!r} {told}" for line, key in found[:_NAMED]] + more
 

@@ -28,6 +28,7 @@ from workbench.evalset.folder import (
     writing_evalset_files,
 )
 from workbench.records import Document, Query
+from workbench.rendering.numbers import counted, percent
 from workbench.rendering.progress import waiting
 
 SHEET = "to_judge.jsonl"
@@ -122,8 +123,9 @@ def write_judgement_sheet(
 
 def judgement_sheet_note(count: int, run_folder: str, evalset: str) -> str:
     """Sentence of a report on what is in the sheet, and what to do with it."""
+    left = counted(count, "document of the top 10 is", "documents of the top 10 are")
     return (
-        f"{count:,} documents of the top 10 are judged by nobody. {SHEET} has their texts: fill `grade` and `judge`, "
+        f"{left} judged by nobody. {SHEET} has their texts: fill `grade` and `judge`, "
         f"then: workbench import judgements runs/{run_folder}/{SHEET} --name {evalset} --partly"
     )
 
@@ -166,13 +168,14 @@ def import_judgements(
         judge = path.stem if stems.count(path.stem) == 1 else str(path)
         found, wrong, empty = _read_judgement_sheet(path, judge, contents, partly=partly)
         if empty:
-            tell(f"{empty:,} rows of {path} are not filled and left aside")
+            tell(f"{counted(empty, 'row')} of {path} left aside, as not filled")
         rows += found
         defects += wrong
     first, second, twice = opinions_of_sheets(rows)
     known = {(row.query_id, row.doc_id): row.grade for found in contents.judgements.values() for row in found}
     if again := [row for row in first.values() if known.get(row.pair) == row.grade]:
-        tell(f"{len(again):,} rows stand in the judgements already, with the same grade, and are left aside")
+        told = counted(len(again), "row stands", "rows stand")
+        tell(f"{told} in the judgements already, with the same grade_cell: left aside")
     homes, foreign = _sheet_qrels_homes([row for row in first.values() if known.get(row.pair) != row.grade], contents)
     if defects := [*defects, *twice, *foreign]:
         raise EvalsetError(f"the judgements cannot be added to {folder}; correct these lines:", defects)
@@ -180,8 +183,8 @@ def import_judgements(
         raise EvalsetError(nothing_filled_in_sheets(paths, "grade"))
     changed = _append_sheet_to_qrels(folder, homes)
     for line in [
-        *sheet_agreement(first, second, "documents"),
-        *(f"{len(homes[path])} judgements added to {path}" for path in changed),
+        *sheet_agreement(first, second, "document"),
+        *(f"{counted(len(homes[path]), 'judgement')} added to {path}" for path in changed),
     ]:
         tell(line)
     return changed
@@ -338,20 +341,18 @@ def _is_trec_qrels(path: Path) -> bool:
     return len(line.split("\t") if "\t" in line else line.split()) == 4
 
 
-def sheet_agreement(
-    first: Mapping[Any, SheetOpinion], second: Mapping[Any, SheetOpinion], things: str
-) -> Iterator[str]:
-    """Share of the ``things`` that two people gave the same grade, Cohen's kappa of yes or no, and the others."""
+def sheet_agreement(first: Mapping[Any, SheetOpinion], second: Mapping[Any, SheetOpinion], thing: str) -> Iterator[str]:
+    """Share of each ``thing`` that two people gave the same grade_cell, Cohen's kappa of yes or no, and the others."""
     if not second:
         return
     pairs = [(first[pair], other) for pair, other in second.items()]
     same = sum(a.grade == b.grade for a, b in pairs)
     kappa = sheet_cohens_kappa([(a.grade > 0, b.grade > 0) for a, b in pairs])
     told = "not defined, as both say the same of all" if kappa is None else f"{kappa:.2f}"
-    kind = " of relevant or not" if things == "documents" else ""
+    kind = " of relevant or not" if thing == "document" else ""
     yield (
-        f"two people judged {len(pairs)} of {len(first)} {things}: the same grade {same} times "
-        f"({same / len(pairs):.0%}), Cohen's kappa{kind} {told}; the first judgement counts"
+        f"two people judged {len(pairs):,} of {counted(len(first), thing)}: the same grade {counted(same, 'time')} "
+        f"({percent(same / len(pairs))}), Cohen's kappa{kind} {told}; the first judgement counts"
     )
     apart = [f"{a.brief} ({a.judge} {a.grade}, {b.judge} {b.grade})" for a, b in pairs if a.grade != b.grade]
     if apart:

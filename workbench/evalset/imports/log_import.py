@@ -32,6 +32,7 @@ from workbench.evalset.outcomes import FILE, STORED_SCHEMA, outcome_columns, out
 from workbench.evalset.traffic import traffic_stream_of_rows, words_answer_key
 from workbench.inference.prices import NANOS_PER_USD, PriceTable, nanos
 from workbench.records import content_hash, file_hash
+from workbench.rendering.numbers import counted
 from workbench.rendering.progress import waiting
 from workbench.telemetry.ledger import Ledger, LedgerRow
 
@@ -144,7 +145,9 @@ def primary_log_score(log: ToolLog, asked: str = "") -> str:
         return asked or known[0]
     if log.tool == "promptfoo":
         return "score"
-    raise ConfigError(f"the log has {len(known)} scores ({', '.join(known)}); say which is the quality: --score NAME")
+    raise ConfigError(
+        f"the log has {counted(len(known), 'score')} ({', '.join(known)}); say which is the quality: --score NAME"
+    )
 
 
 def outcomes_in_log(log: ToolLog, prices: PriceTable, choices: LogChoices, notes: list[str]) -> pl.DataFrame:
@@ -170,20 +173,23 @@ def outcomes_in_log(log: ToolLog, prices: PriceTable, choices: LogChoices, notes
         score = next((s for s in call.scores if s.name == name and s.value is not None), None)
         key = (call.prompt_id or content_hash(call.prompt)[:16], logged_arm_name(call))
         if score is None and not call.error:
-            dropped[f"have no {name}"] += 1
+            dropped[f"without {name}"] += 1
         elif not call.prompt.strip():
-            dropped["have no prompt"] += 1
+            dropped["without a prompt"] += 1
         elif call.cached and ((call.prompt_id or call.prompt, key[1]) in measured or seen[key]):
-            dropped["are repeats that a cache answered, which are none"] += 1
+            dropped["repeated, and answered by a cache"] += 1
         else:
             judged |= {score.source} if score and not call.error else set()
             rows.append(_log_outcome_row(call, score, key[0], seen[key], prices))
             seen[key] += 1
-    notes += [f"{n:,} calls {why} and are no outcomes" for why, n in dropped.items()]
+    notes += [f"left out: {counted(n, 'call')} {why}" for why, n in dropped.items()]
     if not rows:
         raise EvalsetError(f"no call of this {log.tool} log is an outcome: all {len(log.calls):,} were left out")
     failed = sum(row[-1] for row in rows)
-    notes.append(f"quality is {name}{', given by a model' if 'model' in judged else ''}; {failed:,} failed calls are 0")
+    notes.append(
+        f"quality is {name}{', given by a model' if 'model' in judged else ''}; "
+        f"{counted(failed, 'failed call is', 'failed calls are')} 0"
+    )
     frame = pl.DataFrame(rows, schema={**_OUTCOME_SCHEMA, "failed": pl.Boolean}, orient="row")
     means = pl.col("cost_usd").mean().over("model", "config")
     frame = frame.with_columns(
@@ -232,7 +238,9 @@ def log_cost_lines(log: ToolLog, prices: PriceTable) -> list[str]:
         told = f"${sum(logged):.6f} by the log, for {len(logged):,}" if logged else "the log says no cost"
         odd = [f"{n:,} {what}" for what, n in (("failed", sum(bool(c.error) for c in calls)),
                ("from a cache", sum(c.cached for c in calls))) if n]  # fmt: skip
-        lines.append(f"{name}: {len(calls):,} calls{''.join(f', {text}' for text in odd)}; {by_tokens}; {told}")
+        lines.append(
+            f"{name}: {counted(len(calls), 'call')}{''.join(f', {text}' for text in odd)}; {by_tokens}; {told}"
+        )
     return lines + _same_answers(groups)
 
 
@@ -254,7 +262,8 @@ def _same_answers(groups: Mapping[str, Iterable[LoggedCall]]) -> list[str]:
         differ = len({tuple(said[one][prompt]) for prompt in both})
         if alike and len(both) >= _FEW_PROMPTS and 2 * differ >= len(both):
             lines.append(
-                f"{one} and {other} answered all {len(both):,} prompts in the same words: if a cache was in use, "
+                f"{one} and {other} answered all {counted(len(both), 'prompt')} in the same words: if a cache "
+                "was in use, "
                 "it may not tell models apart, and one of them was not asked; record them without it"
             )
     return lines
@@ -279,7 +288,9 @@ def stream_in_log(log: ToolLog, notes: list[str]) -> pl.DataFrame | None:
     asked = requests_in_log(log)
     timed = [call for call in asked if call.started]
     if timed and len(timed) < len(asked):
-        notes.append(f"{len(asked) - len(timed):,} requests have no time and are left out of the stream")
+        notes.append(
+            f"{counted(len(asked) - len(timed), 'request has', 'requests have')} no time and are left out of the stream"
+        )
     rows = []
     for call in timed or asked:
         row = {"query": call.prompt, "answer_key": words_answer_key(call.prompt), "at": call.started or None}
@@ -346,7 +357,8 @@ def label_files_of_log(log: ToolLog, notes: list[str]) -> dict[str, str]:
                "source": score.source, "rubric": f"as logged by {log.tool}", "at": when}  # fmt: skip
         lines[PEOPLE if score.source == "human" else VERDICTS].append(json.dumps(row, ensure_ascii=False) + "\n")
     if outside:
-        notes.append(f"{outside:,} scores of people or models are not in [0, 1] and are no labels")
+        told = counted(outside, "score of people or models is", "scores of people or models are")
+        notes.append(f"{told} not in [0, 1] and no label")
     return {name: "".join(found) for name, found in lines.items()}
 
 

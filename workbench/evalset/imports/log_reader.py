@@ -23,6 +23,9 @@ from workbench.evalset.imports.openai_litellm_langfuse_mlflow import (
 )
 from workbench.evalset.imports.promptfoo_inspect_lm_eval import read_inspect, read_lm_eval, read_promptfoo
 from workbench.evalset.imports.span_logs import read_openinference, read_otlp
+from workbench.evalset.imports.logged_calls import ToolLog
+from workbench.evalset.imports.log_fields import field_at
+from workbench.rendering.numbers import counted
 from workbench.rendering.progress import waiting
 
 _HEAD = 200_000
@@ -64,7 +67,7 @@ def read_log(tool: str, paths: Sequence[Path]) -> ToolLog:
         log = TOOLS[tool].read(paths)
     if not (log.calls or log.searches or log.scores):
         some = log.aside[:20]
-        told = f"{', '.join(str(p) for p in paths)}: none of {log.read:,} rows can be used as a log of {tool}"
+        told = f"{', '.join(str(p) for p in paths)}: none of {counted(log.read, 'row')} can be used as a log of {tool}"
         raise EvalsetError(f"{told}{'; the first' if some else ''}", some) if some else EvalsetError(told)
     return log
 

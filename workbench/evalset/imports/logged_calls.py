@@ -153,7 +153,7 @@ class ToolLog:
         """Lines on what was read, used and set aside; of each reason the first lines."""
         used = self.read - self.spare - len(self.aside)
         spare = f", {self.spare:,} are of other work" if self.spare else ""
-        out = [f"{self.tool}: {self.read:,} rows read, {used:,} used, {len(self.aside):,} set aside{spare}"]
+        out = [f"{self.tool}: {counted(self.read, 'row')} read, {used:,} used, {len(self.aside):,} set aside{spare}"]
         reasons: dict[tuple[str, str], list[int]] = {}
         for defect in self.aside:
             reasons.setdefault((defect.file, defect.problem), []).append(defect.line)

@@ -34,6 +34,7 @@ from workbench.evalset.imports.logged_calls import (
 )
 from workbench.evalset.imports.span_logs import asked_in_span, hits_of_span, span_latency
 from workbench.inference.messages import Usage
+from workbench.rendering.numbers import counted
 
 _FILES = (".jsonl", ".csv", ".tsv", ".parquet")
 _OK = 300
@@ -79,7 +80,7 @@ def read_openai_batch(paths: Sequence[Path]) -> ToolLog:
     for path, rows in answers:
         log.each(path, rows, call)
     if asked and (missing := asked.keys() - answered):
-        log.notes.append(f"{len(missing):,} requests of the input have no answer and no error yet")
+        log.notes.append(f"no answer and no error yet: {counted(len(missing), 'request')} of the input")
     if not asked:
         log.notes.append("without the input file no prompt is known: give it too for outcomes and a stream")
     return log
@@ -146,7 +147,10 @@ def read_litellm(paths: Sequence[Path]) -> ToolLog:
         log.each(path, log_rows(path, log), call)
     pinned = [key for key, users in keys.items() if key and len(users) == 1 and users != {""}]
     if len(log.calls) > 1 and pinned:
-        log.notes.append(f"{len(pinned):,} keys name one user in all of their requests; that may be the first's alone")
+        log.notes.append(
+            f"{counted(len(pinned), 'key names', 'keys name')} one user in all of their requests; that may be "
+            "the first's alone"
+        )
     return log
 
 

@@ -9,19 +9,12 @@ from typing import Any, Literal
 import polars as pl
 
 from workbench.errors import ConfigError, Defect, EvalsetError, unknown_name
-from workbench.evalset.cells import (
-    Unusable,
-    amount_cell,
-    id_cell,
-    name_cell,
-    number_cell,
-    share_cell,
-    shown_cell,
-    whole_cell,
-)
+from workbench.evalset.cells import Unusable, amount_cell, id_cell, name_cell, number_cell, share_cell, shown_cell, whole_cell
 from workbench.evalset.files import Names, Row, TableFile, read_table, refuse_file, require_named_column
 from workbench.evalset.folder import Tell, folder_import_card, new_evalset_folder, tell_nothing, tell_rows_left_out
-from workbench.evalset.outcomes import FILE, STORED_SCHEMA, outcome_columns, outcomes_of
+
+from workbench.evalset.outcomes import FILE, STORED_SCHEMA, outcomes_of, outcome_columns
+from workbench.rendering.numbers import counted
 from workbench.rendering.progress import waiting
 
 RULE = (
@@ -98,7 +91,7 @@ def unfold_wide_outcomes(
             calls.append((line, {**prompt, **mine, "model": model, "columns": parts[model]}))
     used = {theirs for mine in parts.values() for theirs in mine.values()} | set(shared.values()) | set(filters)
     rest = [column for column in table.columns if column not in used]
-    notes.append(f"one row a prompt was unfolded into {len(found)} models, {', '.join(found)} ({why})")
+    notes.append(f"one row a prompt was unfolded into {counted(len(found), 'model')}, {', '.join(found)} ({why})")
     return calls, rest
 
 
@@ -311,7 +304,7 @@ def _outcomes_without(table: TableFile, without: Mapping[str, str], notes: list[
         if column not in table.columns:
             raise ConfigError(f"no column {column!r} to filter by; there are {', '.join(table.columns)}")
         kept = tuple((line, row) for line, row in table.rows if not _outcome_cell_is(row.get(column), value))
-        notes.append(f"{len(table.rows) - len(kept):,} rows with {column} = {value} were left out")
+        notes.append(f"left out: {counted(len(table.rows) - len(kept), 'row')} with {column} = {value}")
         if not kept:
             raise EvalsetError(f"{table.path}: every row has {column} = {value}, so that none is left")
         table = replace(table, rows=kept)
@@ -425,9 +418,12 @@ def _uncached_outcomes(frame: pl.DataFrame, notes: list[str]) -> pl.DataFrame:
     first = pl.col("line") == pl.col("line").sort_by(hit, "line").first().over(keys)
     kept = frame.filter(~hit | first)
     if dropped := len(frame) - len(kept):
-        notes.append(f"{dropped:,} answers of a cache are no repeats, and were left out")
+        notes.append(f"left out, as no repeats: {counted(dropped, 'answer')} of a cache")
     if alone := len(kept.filter(hit)):
-        notes.append(f"{alone:,} answers are known from a cache alone: their cost and latency are those of a hit")
+        notes.append(
+            f"{counted(alone, 'answer is', 'answers are')} known from a cache alone: their cost and latency are "
+            "those of a hit"
+        )
     return kept
 
 
@@ -457,7 +453,7 @@ def _common_prompt_texts(frame: pl.DataFrame, notes: list[str]) -> pl.DataFrame:
     counts = frame.group_by("prompt_id", "prompt").len().sort("len", "prompt", descending=[True, False])
     first = counts.unique("prompt_id", keep="first", maintain_order=True).select("prompt_id", "prompt")
     if several := len(counts) - len(first):
-        notes.append(f"{several} prompt ids had a second text; that of most rows was taken")
+        notes.append(f"{counted(several, 'prompt id')} had a second text; that of most rows was taken")
     return frame.drop("prompt").join(first, on="prompt_id", how="left", maintain_order="left")
 
 
@@ -467,7 +463,7 @@ def _complete_outcomes(frame: pl.DataFrame, notes: list[str]) -> pl.DataFrame:
     answered = frame.group_by("prompt_id").agg(models.n_unique().alias("n"), pl.col("quality").null_count())
     whole_ids = answered.filter((pl.col("n") == frame.select(models.n_unique()).item()) & (pl.col("quality") == 0))
     dropped = len(answered) - len(whole_ids)
-    notes.append(f"{dropped} prompts that some model did not answer were left out")
+    notes.append(f"left out: {counted(dropped, 'prompt')} that some model did not answer")
     if not len(whole_ids):
         raise EvalsetError("no prompt is answered by every model, so that --drop-incomplete leaves none")
     return frame.filter(pl.col("prompt_id").is_in(whole_ids["prompt_id"].implode()))
@@ -485,7 +481,7 @@ def _costed_outcomes(frame: pl.DataFrame, costs: Mapping[str, float], notes: lis
     if unpriced := [name for name in missing if price[name] is None]:
         without = frame.filter(named.is_in(unpriced) & pl.col("cost_usd").is_null())["line"]
         raise EvalsetError(
-            f"no cost is recorded for {', '.join(unpriced[:5])} (of {len(without):,} calls, first on line "
+            f"no cost is recorded for {', '.join(unpriced[:5])} (of {counted(len(without), 'call')}, first on line "
             f"{without[0]}); declare dollars per 1,000 requests: "
             f"--cost {unpriced[0]}=USD. In a wide table {RULE}; where one of these is none, name them: --models A,B"
         )

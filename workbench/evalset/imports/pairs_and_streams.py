@@ -46,6 +46,7 @@ from workbench.evalset.traffic import (
     words_answer_key,
 )
 from workbench.records import DEFAULT_TENANT, content_hash
+from workbench.rendering.numbers import counted
 from workbench.rendering.progress import waiting
 
 PAIR_NAMES: Names = {
@@ -273,13 +274,13 @@ def import_pair_labels(
             path, path.stem if stems.count(path.stem) == 1 else str(path), keys, partly=partly
         )
         if empty:
-            tell(f"{empty:,} rows of {path} are not filled and left aside")
+            tell(f"{counted(empty, 'row')} of {path} left aside, as not filled")
         rows, defects = rows + found, defects + wrong
     first, second, twice = opinions_of_sheets(rows)
     said = {unordered_pair(pair.tenant_id, pair.query_a, pair.query_b): pair.same_answer for pair in known}
     labels = [label for label in first.values() if said.get(label.pair) != bool(label.grade)]
     if again := len(first) - len(labels):
-        tell(f"{again:,} pairs are labelled so already, and left aside")
+        tell(f"{counted(again, 'pair is', 'pairs are')} labelled so already, and left aside")
     defects += [*twice, *_pairs_labelled_again(labels, known)]
     roots, contradictions = _joined_stream_keys(labels, known, keys)
     made_up = {words_answer_key(query) for query in stream.queries}
@@ -294,7 +295,7 @@ def import_pair_labels(
         raise EvalsetError(nothing_filled_in_sheets(paths, "same_answer"))
     if not labels:
         return []
-    for line in sheet_agreement(first, second, "pairs"):
+    for line in sheet_agreement(first, second, "pair"):
         tell(line)
     return _write_pairs(folder, labels, known, keys, roots, tell)
 
@@ -423,10 +424,14 @@ def _write_pairs(
         if moved:
             write_whole(stream, data.getvalue())
     same = sum(pair.same_answer for pair in pairs)
-    tell(f"{same:,} pairs may share an answer: {moved:,} requests of the stream have another's answer key now")
+    tell(
+        f"{counted(same, 'pair')} may share an answer: "
+        f"{counted(moved, 'request of the stream has', 'requests of the stream have')} another's "
+        "answer key now"
+    )
     if same < len(pairs):
         limit = "[caching] must_differ_limit in gates.toml (0 unless set) says how many a cache may serve, beside alpha"
-        tell(f"{len(pairs) - same:,} pairs must not share one; {limit}")
+        tell(f"{counted(len(pairs) - same, 'pair')} must not share one; {limit}")
     elif not any(not pair.same_answer for pair in known):
         lower = f"find some at a lower cosine: workbench evalset pairs {folder.name} --least 0.7"
         tell(

@@ -32,6 +32,7 @@ from workbench.evalset.imports.log_fields import (
 from workbench.evalset.imports.logged_calls import LoggedCall, LoggedScore, Source, ToolLog
 from workbench.extras import extras_named
 from workbench.records import content_hash
+from workbench.rendering.numbers import counted
 
 _MODEL_GRADED = (
     "llm-rubric",
@@ -197,7 +198,7 @@ def read_inspect(paths: Sequence[Path]) -> ToolLog:
 
         log.each(path, rows, sample)
     for name, n in blind.items():
-        told = f"{n:,} scores of {name} are left out: Inspect's {name}() takes their targets as nothing"
+        told = f"left out: {counted(n, 'score')} of {name}, as Inspect's {name}() takes their targets as nothing"
         log.notes.append(f"{told}, such as {_NOTHING[name]}, and cannot tell a right answer from a wrong one")
     return log
 
@@ -328,7 +329,7 @@ def _inspect_archive(path: Path) -> tuple[Any, Iterator[Row]]:
 def _inspect_member(path: Path, info: zipfile.ZipInfo) -> Any:
     """JSON of one member, read at its place in the archive: nothing is extracted, and no name becomes a path."""
     if info.file_size > _MEMBER_LIMIT:
-        raise EvalsetError(f"{path}: a member says that it holds {info.file_size:,} bytes; that is no sample")
+        raise EvalsetError(f"{path}: a member says that it holds {counted(info.file_size, 'byte')}; that is no sample")
     try:
         with path.open("rb") as file:
             file.seek(info.header_offset)
