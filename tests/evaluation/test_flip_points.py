@@ -12,7 +12,7 @@ from tests.benchmarks.simulate_flips import changes
 from tests.evaluation.test_decision import frame, near
 from workbench.errors import ConfigError
 from workbench.evaluation.decision import ArmFacts, decide, make_claims
-from workbench.evaluation.flip_points import decided_by_rule, flip_points, flips_table, former_units, decided_at_prices
+from workbench.evaluation.flip_points import decided_at_prices, decided_by_rule, flip_points, flips_table, former_units
 from workbench.inference.prices import load_prices
 from workbench.records import Decision, Fingerprint, FlipPoint, Rule
 

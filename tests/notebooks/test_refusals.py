@@ -134,7 +134,7 @@ def test_what_one_notebook_would_refuse_stops_all_before_a_kernel_starts(tmp_pat
     settings = replace(load_settings({}, Path(__file__).parents[2]), runs=tmp_path / "runs")
     jobs = [Job("costs", "smoke"), Job("routing", "ci", {"evalset": "caching_demo"})]
     with pytest.raises(EvalsetError, match=r"caching_demo has no outcomes\.parquet") as refused:
-        run_all(jobs, settings=settings, clock=SystemClock())
+        run_headless(jobs, settings=settings, clock=SystemClock())
     assert refused.value.__notes__ == ["that is job 2 of 2, routing"]
     assert not settings.runs.exists()
 

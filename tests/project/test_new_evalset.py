@@ -14,8 +14,8 @@ from workbench.errors import ConfigError, EvalsetError
 from workbench.evalset.check import check_evalset
 from workbench.evalset.imports.judgement_sheets import import_judgements, write_judgement_sheet
 from workbench.evaluation.start import check_parameters
-from workbench.project.new_evalset import tell_new_evalset, understand_evalset, write_new_evalset
 from workbench.project.document_pages import find_pages, read_pages
+from workbench.project.new_evalset import tell_new_evalset, understand_evalset, write_new_evalset
 
 
 @pytest.fixture

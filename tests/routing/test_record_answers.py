@@ -18,9 +18,9 @@ from workbench.inference.messages import Request, Response, Usage
 from workbench.inference.prices import load_prices
 from workbench.inference.recordings import Recordings
 from workbench.rendering.numbers import usd
-from workbench.routing.record_answers import requests_of_first, record_answers
-from workbench.routing.recorded_outcomes import recorded_requests_of, recorded_outcomes, recording_file
+from workbench.routing.record_answers import record_answers, requests_of_first
 from workbench.routing.recorded_hits import keep_search_hits, renew_hits
+from workbench.routing.recorded_outcomes import recorded_outcomes, recorded_requests_of, recording_file
 from workbench.testing import FakeClock, ScriptedModel
 
 

@@ -323,7 +323,9 @@ def _near_bands_told(near: Sequence[NearPair], left: Sequence[NearPair], pairs: 
     same = sum(pair.same_answer for pair in pairs)
     if pairs:
         yield f"labelled so far: {counted(same, 'pair')} that may share an answer, {len(pairs) - same:,} that must not"
-    for high, low, band, free in zip((None, *BANDS), BANDS, _near_pairs_by_band(near), _near_pairs_by_band(left), strict=False):
+    for high, low, band, free in zip(
+        (None, *BANDS), BANDS, _near_pairs_by_band(near), _near_pairs_by_band(left), strict=False
+    ):
         if band:
             served = sum(pair.requests for pair in band)
             told = f"{counted(len(band), 'pair')} of different answer keys, {len(free):,} without a label"

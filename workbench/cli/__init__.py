@@ -119,7 +119,7 @@ def run_command(
         return None
     if sweep:
         swept = {n: values.split(",") for n, values in named_values(sweep, "--sweep").items()}
-        return run_sweep(name, swept, profile=profile, parameters=parameters, here=wait)
+        return sweep_command(name, swept, profile=profile, parameters=parameters, here=wait)
     with TerminalProgress() as progress:
         (record,) = run_headless(
             [job], settings=settings, clock=SystemClock(), on_event=progress, hard_timeout_s=hard_timeout_s
@@ -352,7 +352,7 @@ def _command_project(notebooks: Sequence[str] | None = None) -> Settings:
     return settings
 
 
-def _evalset(given: str, settings: Settings) -> str:
+def _evalset_option(given: str, settings: Settings) -> str:
     """Name of an evalset of the project, hub:NAME, or the absolute path of another folder: kernels work elsewhere."""
     from workbench.evalset.evalset import HUB, find_evalset
 

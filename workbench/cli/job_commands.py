@@ -137,8 +137,8 @@ def prune_command(
     traces: Annotated[bool, typer.Option("--traces", help="Delete traces of that age too; the ledger stays.")] = False,
 ) -> None:
     """Delete runs that ended long ago, with their steps and model calls; what waits or runs stays."""
-    before = datetime.now(UTC) - age_of(older_than)
-    with _open_flows() as flows:
+    before = datetime.now(UTC) - age_option(older_than)
+    with _open_command_flows() as flows:
         typer.echo(f"deleted: {counted(flows.prune(before), 'run')} that ended before {before:%Y-%m-%d %H:%M} UTC")
     if traces:
         from workbench.state import open_engine

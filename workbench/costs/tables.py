@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from workbench.costs.spend import CLASS_OF, ShareBy, Spend
-from workbench.costs.unit_economics import GoodCost
 from workbench.costs.cost_bridge import Bridge
 from workbench.costs.invoices import Reconciliation, invoice_differences_by_cause
+from workbench.costs.spend import CLASS_OF, ShareBy, Spend
+from workbench.costs.unit_economics import GoodCost
 from workbench.rendering.numbers import counted, number, usd_digits
 from workbench.rendering.table import Column, Interval, Table, Value
 

@@ -24,7 +24,8 @@ from workbench.config import Settings
 from workbench.errors import Defect, EvalsetError, unknown_name
 from workbench.evalset.cells import Unusable, shown_cell
 from workbench.evalset.docstrings import NAMESPACES
-from workbench.records import Document, content_hash
+from workbench.evalset.texts import text_key
+from workbench.records import Document, Query, content_hash
 from workbench.rendering.numbers import counted
 from workbench.rendering.progress import waiting
 

@@ -13,8 +13,7 @@ from typing import Literal
 from workbench.errors import Defect, unknown_name
 from workbench.evalset.corpus import questions_in_corpus
 from workbench.evalset.files import scan_jsonl
-from workbench.evalset.folder import DOCUMENT_KEYS, QUERY_KEYS, fits_folder_key
-from workbench.evalset.corpus import questions_in_corpus
+from workbench.evalset.folder import DOCUMENT_KEYS, QUERY_KEYS, EvalsetContents, fits_folder_key
 from workbench.evalset.texts import words
 from workbench.evalset.traffic import traffic_pairs_of_rows
 from workbench.rendering.numbers import counted

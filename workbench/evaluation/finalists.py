@@ -20,9 +20,9 @@ from workbench.evaluation.decision import (
     is_fast_enough,
     pairwise_of,
 )
-from workbench.evaluation.power import TARGET, chance_of_all, chance_of_holding, clusters_needed, chance_of_each
-from workbench.evaluation.repeats import repeats_difference_note
 from workbench.evaluation.decision_sentences import signed
+from workbench.evaluation.power import TARGET, chance_of_all, chance_of_each, chance_of_holding, clusters_needed
+from workbench.evaluation.repeats import repeats_difference_note
 from workbench.records import Claim, Rule
 from workbench.rendering.numbers import counted, percent
 from workbench.rendering.table import Shown, Table

@@ -159,7 +159,7 @@ def former_units(decision: Decision) -> dict[str, str]:
             return f"${usd * 1e6:.4g} per million {part}"
         return f"${usd:.4g} per {'1,000 rows' if name.endswith(ROWS) else 'one'}"
 
-    told = {thing: ", ".join(map(words, names)) for thing, names in _things(decision).items()}
+    told = {thing: ", ".join(map(words, names)) for thing, names in _priced_things(decision).items()}
     return {f"price of {thing}": f"{TODAY} {usd}" for thing, usd in told.items()}
 
 

@@ -35,7 +35,9 @@ def check_parameters(notebook: str, parameters: Mapping[str, Any]) -> None:
         build_parameters(kind.parameters_class, _own_parameters(kind, parameters))
 
 
-def examined_experiment(notebook: str, parameters: Mapping[str, Any], settings: Settings, load: Load = load_evalset) -> Any:
+def examined_experiment(
+    notebook: str, parameters: Mapping[str, Any], settings: Settings, load: Load = load_evalset
+) -> Any:
     """Experiment of a notebook that has refused, before a kernel starts, what a run would; None of one of your own.
 
     No model is loaded or asked, and no run folder is made. ``load`` may have read the evalset already.

@@ -158,7 +158,9 @@ def _same_rule_in_history(decision: Decision, path: Path, history: GitHistory) -
             )
             return
     if looked:
-        yield RecomputedPart(name, "verified", f"in {counted(looked, 'commit that has', 'commits that have')} these scores")
+        yield RecomputedPart(
+            name, "verified", f"in {counted(looked, 'commit that has', 'commits that have')} these scores"
+        )
 
 
 def _uses_kept_in_history(path: Path, history: GitHistory) -> Iterator[RecomputedPart]:

@@ -25,7 +25,6 @@ from workbench.evalset.imports.outcome_tables import OutcomeRepairs
 from workbench.evalset.outcomes import DEV_SHARE, Outcomes, outcomes_of
 from workbench.evaluation.compare import MIN_CLUSTERS
 from workbench.evaluation.decision import MIN_DEV_CLUSTERS
-from workbench.evaluation.decision_sentences import usd
 from workbench.evaluation.power import clusters_needed
 from workbench.inference.prices import NANOS_PER_USD, PriceTable
 from workbench.rendering.numbers import counted, percent, usd

@@ -25,17 +25,38 @@ from workbench.evalset.files import (
     renamed_columns,
     require_columns,
 )
-from workbench.evalset.imports.document_tables import DOCUMENT_NAMES, QUERY_NAMES, beir_rows_of_table, judgements_in_query_table, ungraded_documents
-from workbench.evalset.folder import Tell, write_evalset_folder
-from workbench.evalset.corpus import CorpusQuotes
-from workbench.evalset.folder import DOCUMENT_KEYS, QUERY_KEYS, documents_of_rows, queries_of_rows
-from workbench.project.document_databases import FORMS, is_document_database, read_document_database, database_without_secrets
+from workbench.evalset.folder import (
+    DOCUMENT_KEYS,
+    QUERY_KEYS,
+    Tell,
+    documents_of_rows,
+    folder_judgement_defects,
+    queries_of_rows,
+    write_evalset_folder,
+)
+from workbench.evalset.imports.document_tables import (
+    DOCUMENT_NAMES,
+    QUERY_NAMES,
+    beir_rows_of_table,
+    judgements_in_query_table,
+    ungraded_documents,
+)
+from workbench.evalset.imports.judgement_sheets import SHEET, write_judgement_sheet
+from workbench.inference.encoders import MiniLM
+from workbench.project.document_databases import (
+    FORMS,
+    database_without_secrets,
+    is_document_database,
+    read_document_database,
+)
+from workbench.project.document_pages import PAGES, find_pages, pages_passed_over, read_pages
 from workbench.project.init_project import gates_text
 from workbench.project.office_files import OFFICE
-from workbench.project.document_pages import PAGES, find_pages, pages_passed_over, read_pages
-from workbench.records import Document, Query
+from workbench.records import Document, Query, content_hash
 from workbench.rendering.numbers import counted
-from workbench.rendering.progress import waiting
+from workbench.rendering.progress import Progress, waiting
+from workbench.retrieval.arms import make_arms
+from workbench.retrieval.searcher import Searcher
 
 # What else a column may be called in files that were not made for this; the first that is there is taken.
 _GUESSES: Mapping[str, Sequence[str]] = {
@@ -309,3 +330,30 @@ def first_run(understood: NewEvalset, name: str) -> Iterator[str]:
         yield f"  workbench run retrieval --evalset {name} {NARROW}"
         yield "all arms, which take some hundred questions where the best are close:"
     yield f"next: workbench run retrieval --evalset {name}"
+
+
+DEPTH = 5  # of each arm; four arms that agree on half leave some ten documents per question
+
+
+def write_judging_pool(
+    folder: Path, documents: Sequence[Document], queries: Sequence[Query], settings: Settings
+) -> int:
+    """Write ``to_judge.jsonl`` into an evalset; gives how many documents are to be judged.
+
+    The top `DEPTH` of full text and of vectors, over whole documents and over parts by structure, in an order that
+    tells neither rank nor arm.
+    """
+    embedder = MiniLM(settings.cache / "weights")
+    manifest = content_hash(*(f"{d.doc_id}\0{d.full_text}" for d in documents))
+    searcher = Searcher(documents, manifest, settings, {"minilm": embedder}, embedder)
+    found: dict[tuple[str, str], None] = {}
+    for arm in make_arms(["whole", "structure"], ["full_text", "vector"]):
+        searcher.prepare(arm)
+        bar = Progress(f"questions to {arm.name}", len(queries))
+        for n, query in enumerate(queries, start=1):
+            found |= {(query.query_id, hit.doc_id): None for hit in searcher.search(arm, query, DEPTH)}
+            bar.update(n)
+    place = {query.query_id: n for n, query in enumerate(queries)}
+    pairs = sorted(found, key=lambda pair: (place[pair[0]], content_hash(*pair)))
+    write_judgement_sheet(folder / SHEET, pairs, queries, documents)
+    return len(pairs)

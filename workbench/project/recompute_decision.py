@@ -27,7 +27,7 @@ from workbench.evaluation.accepted_decision import anchor_path, read_artefact
 from workbench.evaluation.compare import spent_confidence
 from workbench.evaluation.decision import ArmFacts, Outcome, decide, make_claims
 from workbench.evaluation.experiment import KEPT, OBJECTIVE
-from workbench.evaluation.finalists import verdict_note_now, beside_verdict
+from workbench.evaluation.finalists import beside_verdict, verdict_note_now
 from workbench.evaluation.flip_points import CALL, FALSE_HIT, flip_points, former_units
 from workbench.evaluation.gate import account
 from workbench.inference.messages import Request
@@ -35,7 +35,6 @@ from workbench.inference.prices import PriceTable
 from workbench.inference.recordings import FOLDER, Recorded, Recordings, is_recorded_copy, recordings_sha256
 from workbench.records import Claim, Decision
 from workbench.rendering.numbers import counted
-from workbench.routing.routed_arms import RoutedArm, model_arms, route_all_prompts
 from workbench.routing.policies import load_router
 from workbench.routing.prompts import load_prompts
 from workbench.routing.recorded_hits import SEARCHES, recorded_hit_rows, retrieval_usd

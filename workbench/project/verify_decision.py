@@ -38,8 +38,8 @@ from workbench.project.recompute_decision import (
 )
 from workbench.records import Decision, content_hash, file_hash
 from workbench.rendering.numbers import counted
-from workbench.routing.recorded_hits import retrieval_usd
 from workbench.routing.accepted_router import HITS, PROMPTS, router_model_inputs
+from workbench.routing.recorded_hits import retrieval_usd
 from workbench.runner.accept_and_check import other_rule, policy_of
 
 STATEMENT = "https://in-toto.io/Statement/v1"

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 from workbench.errors import ConfigError, RunError
 from workbench.evaluation.compare import MIN_CLUSTERS
 from workbench.evaluation.decision import MIN_DEV_CLUSTERS
-from workbench.evaluation.decision_sentences import monthly, percent, usd
 from workbench.evaluation.finalists import RESAMPLES, STEADY
 from workbench.evaluation.gate import Gate
 from workbench.evaluation.run_summary import Section, Summary

@@ -25,7 +25,8 @@ import polars as pl
 from workbench.errors import StoreError
 from workbench.extras import put_off_import
 from workbench.rendering.numbers import counted
-
+from workbench.retrieval.filters import AllOf, Between, Equals, Filter, OneOf
+from workbench.retrieval.index_kinds import (
     NGRAM,
     TEXT_INDEX,
     VECTOR_INDEX,

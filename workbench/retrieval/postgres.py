@@ -24,7 +24,16 @@ import sqlalchemy as sa
 from workbench.errors import StoreError, TenantError
 from workbench.records import Hit
 from workbench.rendering.numbers import counted
-from workbench.retrieval.index_kinds import TEXT_INDEX, VECTOR_INDEX, Exact, FullTextIndex, Hnsw, IndexState, VectorIndex
+from workbench.retrieval.filters import AllOf, Between, Equals, Filter, OneOf
+from workbench.retrieval.index_kinds import (
+    TEXT_INDEX,
+    VECTOR_INDEX,
+    Exact,
+    FullTextIndex,
+    Hnsw,
+    IndexState,
+    VectorIndex,
+)
 from workbench.retrieval.postgres_session import Sessions, session_reported, set_session_settings
 from workbench.retrieval.postgres_sql import (
     ALL_COUNTS,

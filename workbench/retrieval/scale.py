@@ -25,7 +25,9 @@ import numpy.typing as npt
 
 from workbench.codec import from_json, to_json, write_whole
 from workbench.errors import ConfigError
+from workbench.inference.encoders import give_back_memory
 from workbench.rendering.numbers import counted
+from workbench.rendering.progress import waiting
 from workbench.rendering.table import Column, Table
 from workbench.reports.charts import lines
 from workbench.reports.figure import Figure

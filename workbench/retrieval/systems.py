@@ -9,7 +9,6 @@ from typing import Any
 
 import polars as pl
 
-from workbench.rendering.numbers import counted
 from workbench.config import Settings
 from workbench.errors import ConfigError, Defect, EvalsetError, ProviderError
 from workbench.evalset.cells import Unusable, id_cell, number_cell
@@ -25,6 +24,7 @@ from workbench.evalset.files import (
 )
 from workbench.orchestration.user_modules import files_of_module, import_module_of
 from workbench.records import Hit, Query, content_hash
+from workbench.rendering.numbers import counted
 from workbench.retrieval.metrics import rank_hits
 
 RUN_NAMES: Names = {

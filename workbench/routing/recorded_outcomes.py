@@ -18,9 +18,7 @@ from workbench.inference.prices import MS_PER_HOUR, PriceTable
 from workbench.inference.recordings import FOLDER, Recordings, is_recorded_copy, record_command
 from workbench.records import Decision, Query, content_hash
 from workbench.rendering.numbers import counted
-from workbench.retrieval.arms import build_arm
-from workbench.retrieval.searcher import Searcher
-from workbench.retrieval.strategies import Arm
+from workbench.routing.accepted_router import HITS
 from workbench.routing.prompts import Prompts, load_prompts
 from workbench.routing.recorded_hits import (
     SEARCHES,

@@ -312,8 +312,10 @@ def check_decisions(
 def check_each(
     settings: Settings, accepted: Sequence[tuple[str, Decision]], *, clock: Clock, hard_timeout_s: float = 3600.0
 ) -> list[Check]:
-    """Like `check_decisions`, of some of `accepted_decisions`: pairs of an evalset's name and its decision; all are run."""
-    records = run_headless(_check_jobs(accepted), settings=settings, clock=clock, hard_timeout_s=hard_timeout_s, ahead=False)
+    """Like `check_decisions`, of some of `accepted_decisions` (name of an evalset, its decision); all are run."""
+    records = run_headless(
+        _check_jobs(accepted), settings=settings, clock=clock, hard_timeout_s=hard_timeout_s, ahead=False
+    )
     return _checks_of_jobs(accepted, records)
 
 

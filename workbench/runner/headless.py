@@ -14,7 +14,7 @@ from workbench.errors import ConfigError, EvalsetError, unknown_name
 from workbench.evalset.evalset import find_evalset, load_each_once
 from workbench.evalset.gates import UNDECIDED
 from workbench.evaluation.run_record import CheckMark, RunRecord, close_run, open_run
-from workbench.evaluation.start import EXPERIMENTS, parameters_as_declared, check_parameters, examined_experiment
+from workbench.evaluation.start import EXPERIMENTS, check_parameters, examined_experiment, parameters_as_declared
 from workbench.rendering.progress import waiting
 from workbench.reports.ending import draw_report
 from workbench.runner.events import Event, EventKind, Listener
@@ -137,7 +137,7 @@ def planned_headless_job(job: Job, settings: Settings) -> Job:
 
 
 def examine(jobs: Sequence[Job], settings: Settings) -> None:
-    """Read what the notebooks of `planned_headless_job` jobs read, and refuse what one of them would refuse; no model is loaded.
+    """Read what the notebooks of planned jobs read, and refuse what one of them would refuse; no model is loaded.
 
     An evalset that several read is read once. A notebook under a name of ours that reads none is not looked at.
 
@@ -152,7 +152,7 @@ def examine(jobs: Sequence[Job], settings: Settings) -> None:
             continue
         with waiting(f"reading what {job.notebook} reads"):
             try:
-                examined(job.notebook, job.parameters, settings, load)
+                examined_experiment(job.notebook, job.parameters, settings, load)
             except (ConfigError, EvalsetError) as error:
                 if len(jobs) > 1:
                     error.add_note(f"that is job {place} of {len(jobs)}, {job.notebook}")

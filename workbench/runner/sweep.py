@@ -16,6 +16,7 @@ from workbench.rendering.table import Column, Table
 from workbench.runner.accept_and_check import run_verdict
 from workbench.runner.events import Event
 from workbench.runner.headless import Job, examine, find_notebook, planned_headless_job, run_headless
+from workbench.runner.result_reuse import package_hash
 from workbench.telemetry.attribution import carry_attribution
 
 
@@ -91,7 +92,7 @@ def submit_sweep(
         raise ConfigError(f"parameter {both[0]!r} is swept and given a value as well; leave out one of them")
     source = find_notebook(settings, notebook)
     changes = combinations(sweep)
-    jobs = [planned(Job(notebook, profile, {**fixed, **changed}), settings) for changed in changes]
+    jobs = [planned_headless_job(Job(notebook, profile, {**fixed, **changed}), settings) for changed in changes]
     examine(jobs, settings)
     plans = [(changed, job.parameters) for changed, job in zip(changes, jobs, strict=True)]
     return [

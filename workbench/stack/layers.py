@@ -15,7 +15,6 @@ import sqlalchemy as sa
 
 from workbench.config import Settings
 from workbench.costs.spend import Spend, load_spend
-from workbench.evaluation.decision_sentences import usd
 from workbench.evaluation.run_record import RunRecord
 from workbench.inference.prices import project_prices
 from workbench.inference.weights import WEIGHTS, weights_are_there

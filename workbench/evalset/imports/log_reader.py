@@ -23,8 +23,6 @@ from workbench.evalset.imports.openai_litellm_langfuse_mlflow import (
 )
 from workbench.evalset.imports.promptfoo_inspect_lm_eval import read_inspect, read_lm_eval, read_promptfoo
 from workbench.evalset.imports.span_logs import read_openinference, read_otlp
-from workbench.evalset.imports.logged_calls import ToolLog
-from workbench.evalset.imports.log_fields import field_at
 from workbench.rendering.numbers import counted
 from workbench.rendering.progress import waiting
 

@@ -17,6 +17,7 @@ from workbench.evalset.cells import Unusable
 from workbench.evalset.files import Row
 from workbench.inference.messages import Usage
 from workbench.inference.prices import PriceTable
+from workbench.rendering.numbers import counted
 
 Source = Literal["human", "model", "code"]
 _DATED = re.compile(r"-(\d{4}-\d{2}-\d{2}|\d{8})$")

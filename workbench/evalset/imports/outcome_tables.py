@@ -9,11 +9,19 @@ from typing import Any, Literal
 import polars as pl
 
 from workbench.errors import ConfigError, Defect, EvalsetError, unknown_name
-from workbench.evalset.cells import Unusable, amount_cell, id_cell, name_cell, number_cell, share_cell, shown_cell, whole_cell
+from workbench.evalset.cells import (
+    Unusable,
+    amount_cell,
+    id_cell,
+    name_cell,
+    number_cell,
+    share_cell,
+    shown_cell,
+    whole_cell,
+)
 from workbench.evalset.files import Names, Row, TableFile, read_table, refuse_file, require_named_column
 from workbench.evalset.folder import Tell, folder_import_card, new_evalset_folder, tell_nothing, tell_rows_left_out
-
-from workbench.evalset.outcomes import FILE, STORED_SCHEMA, outcomes_of, outcome_columns
+from workbench.evalset.outcomes import FILE, STORED_SCHEMA, outcome_columns, outcomes_of
 from workbench.rendering.numbers import counted
 from workbench.rendering.progress import waiting
 
