@@ -134,7 +134,7 @@ def call(folder: Path) -> Tracer:
     engine = defined("open_engine")(f"sqlite:///{folder / 'state.sqlite'}")
     model = "local/smollm2-135m"
     said = defined("Response")("merge_asof", model, defined("Usage")(40, output=4))
-    limiter = defined("RateLimiter")(engine, {model: defined("Limit")(requests_per_minute=10**6)})
+    limiter = defined("RateLimiter")(engine, {model: defined("RateLimit")(requests_per_minute=10**6)})
     books = defined("Books")(
         defined("load_prices")(), defined("Budgets")(engine, [defined("Budget")(1.0, "total")]),
         defined("Ledger")(engine), limiter, defined("Tracing")(engine),

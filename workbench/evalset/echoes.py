@@ -106,14 +106,8 @@ async def _rouge_by_ragas(pairs: Sequence[tuple[str, str]]) -> list[EchoScore]:
 
 
 ECHO_WORDS = 6
-
-
 ECHO_ROUGE = 0.5
-
-
 _LINE_WORDS = 40
-
-
 SIGNS_PER_WORD = 3  # of a script without blanks: two or three make a word of Chinese, Japanese or Thai
 
 

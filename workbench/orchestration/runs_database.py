@@ -75,8 +75,6 @@ def runs_schema(engine: sa.Engine) -> str:
 
 
 ENDED = ("done", "failed", "cancelled")
-
-
 STATES = {
     "DELAYED": "waiting",
     "ENQUEUED": "waiting",
@@ -86,8 +84,6 @@ STATES = {
     "CANCELLED": "cancelled",
     "MAX_RECOVERY_ATTEMPTS_EXCEEDED": "failed",
 }
-
-
 UNFINISHED = [state for state, ours in STATES.items() if ours not in ENDED]
 
 
@@ -158,14 +154,8 @@ def step_of_row(row: Mapping[str, Any]) -> StepRecord:
 
 
 _LOG = logging.getLogger("workbench")
-
-
 _LOOK_S = 1.0
-
-
 _CUT_OFF = ("08", "57P")  # classes of PostgreSQL: connection exceptions, and a server that ends or starts
-
-
 _UPTIME = "select extract(epoch from clock_timestamp() - pg_postmaster_start_time())"
 
 

@@ -248,23 +248,11 @@ def scale_points_table(scale: Scale) -> Table:
 
 
 DIMENSION = 384
-
-
 LATENT = 32
-
-
 SMALL_TENANTS = (10, 1_000)  # rows of those beside the one that has nearly all
-
-
 QUERIES = 100
-
-
 WARM_UP = 3
-
-
 BATCH = 50_000
-
-
 STEPS = (1_000, 6_000, 30_000, 100_000, 1_000_000)
 
 
@@ -282,11 +270,7 @@ MEASURED: Mapping[str, Sequence[tuple[VectorIndex, dict[str, Any]]]] = {
     "lance": ((Exact(), {}), (IvfPq(), {"nprobes": 20, "refine_factor": 10}), (HnswSq(), {"ef": 100})),
     "postgres": ((Exact(), {}), (Hnsw(), {"ef": 100})),
 }
-
-
 _LEAST = {"ivf_pq": 6_000}  # below, there are too few vectors to train its codes on
-
-
 _MOST = {"hnsw_sq": 100_000}  # above, it takes half an hour to build
 
 

@@ -33,11 +33,7 @@ RUN_NAMES: Names = {
     "score": ("score",),
     "rank": ("rank",),
 }
-
-
 _SCHEMA = {"query_id": pl.String, "doc_id": pl.String, "score": pl.Float64}
-
-
 _CELLS = 5
 
 

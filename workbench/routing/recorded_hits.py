@@ -22,8 +22,6 @@ from workbench.retrieval.strategies import Arm
 from workbench.routing.accepted_router import FOUND_WITH, HITS, retrieval_arm
 
 SEARCHES = "searches.jsonl"
-
-
 HITS_KEPT = 5
 
 

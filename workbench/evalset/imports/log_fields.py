@@ -16,8 +16,6 @@ from workbench.evalset.imports.logged_calls import ToolLog
 from workbench.inference.messages import Usage
 
 _LARGEST = 2**40  # tokens of one call; what is beyond is no count
-
-
 _MOST_USD = 1_000_000_000
 
 

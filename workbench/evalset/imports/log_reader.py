@@ -27,8 +27,6 @@ from workbench.rendering.numbers import counted
 from workbench.rendering.progress import waiting
 
 _HEAD = 200_000
-
-
 _TABLES = (".csv", ".tsv", ".parquet")
 
 

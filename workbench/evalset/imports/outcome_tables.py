@@ -29,11 +29,7 @@ RULE = (
     "models are the columns that --models names; else those with a cost beside them (MODEL|total_cost, MODEL_cost, "
     "MODEL_cost_usd) or in --cost; else those that mostly hold true, false or numbers in [0, 1]"
 )
-
-
 _JOINTS = "|_.:/ -"
-
-
 _PARTS: Mapping[str, Sequence[str]] = {
     "quality": ("quality", "score", "correct", "performance"),
     "cost_usd": ("total_cost", "cost_usd", "cost"),
@@ -43,17 +39,9 @@ _PARTS: Mapping[str, Sequence[str]] = {
     "tokens_out": ("tokens_out", "output_tokens", "completion_tokens"),
     "confidence": ("confidence",),
 }
-
-
 _PRICED = "they have a cost beside them"
-
-
 _OF_CALLS = {*_PARTS, "model", "config"}
-
-
 _MOSTLY = 0.5
-
-
 _VERDICTS = frozenset(("pass", "fail", "passed", "failed", "correct", "incorrect", "c", "i", "yes", "no", "error"))
 
 

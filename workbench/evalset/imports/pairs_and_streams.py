@@ -60,8 +60,6 @@ PAIR_NAMES: Names = {
     "split": ("split",),
     "batch": ("batch",),
 }
-
-
 STREAM_NAMES: Names = {
     "query": ("query", "text", "question", "prompt"),
     "answer_key": ("answer_key", "answer_id", "intent", "class_id", "label"),
@@ -73,13 +71,9 @@ STREAM_NAMES: Names = {
     "user_id": ("user_id", "user"),
     "turns": ("turns", "history", "earlier_turns", "previous_turns"),
 }
-
-
 SAME_WORDS = (
     "only the same words share an answer key; label near repeats to tell which others may: workbench evalset pairs NAME"
 )
-
-
 _BY_HAND = "Where the questions come from, and who said which of them may share an answer, how, when"
 
 
