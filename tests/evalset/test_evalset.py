@@ -124,7 +124,7 @@ def test_a_corpus_toml_is_built_by_the_retrieval_layer(tmp_path, monkeypatch):
             raise ConfigError("corpus.toml is broken")
         return [Document(d, "text", tenant_id=t) for d, t in (("d1", "a"), ("d2", "a"), ("d3", "b"))], "manifest"
 
-    built = SimpleNamespace(load_corpus=load_corpus, lock_hash=None)
+    built = SimpleNamespace(load_corpus=load_corpus, corpus_lock_hash=None)
     monkeypatch.setitem(sys.modules, "workbench.evalset.corpus", built)
     folder = write(tmp_path)
     (folder / "corpus.jsonl").unlink()

@@ -232,4 +232,4 @@ def test_what_neither_person_judged_is_no_agreement(mine):
     said = []
     sheets = [fill(mine, grade, None, name=name) for grade, name in ((1, "ann.jsonl"), (0, "bob.jsonl"))]
     import_judgements(sheets, "mine", settings=mine, tell=said.append, partly=True)
-    assert "two people judged 1 of 1 documents: the same grade 0 times (0%)" in " ".join(said)
+    assert "two people judged 1 of 1 document: the same grade 0 times (0 %)" in " ".join(said)

@@ -102,7 +102,7 @@ def test_no_text_writes_a_price_with_an_exponent() -> None:
 
 
 # As accepted decisions have them; and what `verify` shows of two costs that differ, to six digits.
-FORMER = ("evaluation/flips.py", "project/recompute.py")
+FORMER = ("evaluation/flip_points.py", "project/recompute_decision.py")
 
 
 def test_no_text_writes_a_count_with_a_noun_that_may_not_agree() -> None:

@@ -153,9 +153,9 @@ def test_curves_and_deferral_show_the_gain_that_was_planted(first):
     assert hull[0] == pytest.approx((cost["small"], mean["small"]))
     assert hull[-1] == pytest.approx((cost["large"], mean["large"]))
     lines = points(shown["deferral"])
-    assert lines["random"] == [(0.0, pytest.approx(mean["small"])), (100.0, pytest.approx(mean["large"]))]
+    assert lines["random"] == [(0.0, pytest.approx(mean["small"])), (1.0, pytest.approx(mean["large"]))]
     for name in ("length", "oracle"):
-        at = {round(x, -1): y for x, y in lines[name]}
+        at = {round(100 * x, -1): y for x, y in lines[name]}
         assert at[0] == pytest.approx(mean["small"])
         assert at[20] > mean["small"] + 0.3 * (mean["large"] - mean["small"])
         assert at[50] >= mean["large"]

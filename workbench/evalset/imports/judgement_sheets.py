@@ -175,7 +175,7 @@ def import_judgements(
     known = {(row.query_id, row.doc_id): row.grade for found in contents.judgements.values() for row in found}
     if again := [row for row in first.values() if known.get(row.pair) == row.grade]:
         told = counted(len(again), "row stands", "rows stand")
-        tell(f"{told} in the judgements already, with the same grade_cell: left aside")
+        tell(f"{told} in the judgements already, with the same grade: left aside")
     homes, foreign = _sheet_qrels_homes([row for row in first.values() if known.get(row.pair) != row.grade], contents)
     if defects := [*defects, *twice, *foreign]:
         raise EvalsetError(f"the judgements cannot be added to {folder}; correct these lines:", defects)
@@ -342,7 +342,7 @@ def _is_trec_qrels(path: Path) -> bool:
 
 
 def sheet_agreement(first: Mapping[Any, SheetOpinion], second: Mapping[Any, SheetOpinion], thing: str) -> Iterator[str]:
-    """Share of each ``thing`` that two people gave the same grade_cell, Cohen's kappa of yes or no, and the others."""
+    """Share of each ``thing`` that two people gave the same grade, Cohen's kappa of yes or no, and the others."""
     if not second:
         return
     pairs = [(first[pair], other) for pair, other in second.items()]
