@@ -203,7 +203,7 @@ def test_a_decision_brings_back_the_verifier_that_was_tested_and_no_other(fit, t
     embedder, settings = HashEmbedder(64), settings_in(tmp_path)
     used = to_plain(FittedCheck(fit.verifier, VECTORS).used)
     file = tmp_path / "decisions" / "caching.artefact"
-    with pytest.raises(ConfigError, match="caching.artefact is missing"):
+    with pytest.raises(ConfigError, match=r"caching\.artefact is missing"):
         load_accepted_verifier(used, settings, tmp_path, embedder, None)
     file.parent.mkdir()
     file.write_text(json.dumps({"fitted": fit.verifier.save()}), encoding="utf-8")
