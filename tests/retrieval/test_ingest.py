@@ -7,7 +7,7 @@ from workbench.errors import StoreError, TenantError
 from workbench.records import Document
 from workbench.retrieval.chunking import ByStructure, FixedTokens, WholeDocument
 from workbench.retrieval.filters import Equals
-from workbench.retrieval.ingest import IngestReport, IngestVectorCache, ingest
+from workbench.retrieval.ingest import IngestMemo, IngestReport, IngestVectorCache, ingest
 from workbench.retrieval.store import ChunkRow
 from workbench.testing import HashEmbedder, WordTokenizer
 
@@ -50,17 +50,34 @@ def bench(request, tmp_path):
 
 
 def test_documents_of_several_tables_are_hashed_once(tmp_path, monkeypatch):
-    hashed, own, digests = [], Document.content_hash.fget, {}
+    hashed, own, memo = [], Document.content_hash.fget, IngestMemo()
     monkeypatch.setattr(Document, "content_hash", property(lambda self: hashed.append(self.doc_id) or own(self)))
     one, other = Bench(tmp_path / "one"), Bench(tmp_path / "other")
     changed = replace(corpus()[7], text="another text")
     for bench in (one, other):
-        assert bench.ingest(corpus(), digests=digests).added == 100
+        assert bench.ingest(corpus(), memo=memo).added == 100
     assert len(hashed) == 100
-    assert other.ingest([*corpus()[:7], changed, *corpus()[8:]], digests=digests).changed == 1
+    assert other.ingest([*corpus()[:7], changed, *corpus()[8:]], memo=memo).changed == 1
     assert hashed[100:] == ["d7"]
-    assert other.ingest(corpus(), chunker=WholeDocument(), digests=digests).changed == 100
+    assert other.ingest(corpus(), chunker=WholeDocument(), memo=memo).changed == 100
     assert one.store.for_tenant("a").document_hashes() != other.store.for_tenant("a").document_hashes()
+
+
+def test_documents_of_several_tables_are_cut_once_for_each_chunker(tmp_path, monkeypatch):
+    cut, own, memo = [], FixedTokens.chunk, IngestMemo()
+    monkeypatch.setattr(FixedTokens, "chunk", lambda self, *given: cut.append(given[0].doc_id) or own(self, *given))
+    one, other = Bench(tmp_path / "one"), Bench(tmp_path / "other", embedder=HashEmbedder(16, seed=1))
+    changed = replace(corpus()[7], text="another text")
+    assert one.ingest(corpus(), memo=memo).chunks == other.ingest(corpus(), memo=memo).chunks
+    assert len(cut) == 100
+    assert other.ingest([*corpus()[:7], changed, *corpus()[8:]], memo=memo).changed == 1
+    assert cut[100:] == ["d7"]
+    assert other.ingest(corpus(), chunker=FixedTokens(8, 2), memo=memo).changed == 100
+    assert len(cut) == 201
+    fresh = Bench(tmp_path / "fresh")
+    fresh.ingest(corpus())
+    doc_ids = [document.doc_id for document in corpus() if document != changed]
+    assert one.store.for_tenant("a").documents(doc_ids) == fresh.store.for_tenant("a").documents(doc_ids)
 
 
 def test_every_document_is_there_with_all_its_chunks(bench):

@@ -8,7 +8,7 @@ chunks, and no others, carry the hash of its present content and of how it was c
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from workbench.inference.embedding import Embedder, rest_embedder
 from workbench.records import Document, content_hash
 from workbench.rendering.numbers import counted
 from workbench.rendering.progress import Progress, advance
-from workbench.retrieval.chunking import Chunker, Tokenizer
+from workbench.retrieval.chunking import Chunk, Chunker, Tokenizer
 from workbench.retrieval.store import ChunkRow, Store
 from workbench.state import insert_ignore, open_engine, reading_engine
 from workbench.telemetry.attribution import attributed
@@ -224,6 +224,19 @@ class IngestReport:
     embedded: int = 0
 
 
+@dataclass(slots=True)
+class IngestMemo:
+    """Hashes and chunks of documents by how they were made, so that a further table costs neither again."""
+
+    digests: dict[Hashable, str] = field(default_factory=dict)
+    chunks: dict[Hashable, list[Chunk]] = field(default_factory=dict)
+
+    def clear(self) -> None:
+        """Give back the memory."""
+        self.digests.clear()
+        self.chunks.clear()
+
+
 def ingest(
     store: Store,
     documents: Iterable[Document],
@@ -237,7 +250,7 @@ def ingest(
     on_progress: Callable[[int, int], None] | None = None,
     on_embedded: Callable[[int, int], None] | None = None,
     on_stale: Callable[[str, Sequence[str]], None] | None = None,
-    digests: dict[Hashable, str] | None = None,
+    memo: IngestMemo | None = None,
 ) -> IngestReport:
     """Make the store hold these documents.
 
@@ -259,8 +272,8 @@ def ingest(
         Called with documents done and documents to do after each commit.
     on_embedded : callable, optional
         Called with the same two numbers while the texts of one commit are embedded, which may take a minute.
-    digests : dict, optional
-        Where the hashes of documents are kept, for whoever ingests the same ones into several tables.
+    memo : IngestMemo, optional
+        Hashes and chunks of documents, for whoever ingests the same ones into several tables.
     on_stale : callable, optional
         Called with a tenant and its documents that change or go, before they do and again once they have: a run that
         is killed in between does not come back to them, and an answer may rest on the old text until the second call.
@@ -280,7 +293,7 @@ def ingest(
             f"the store takes vectors of {store.dimension}, encoder {embedder.encoder_id!r} makes "
             f"{embedder.dimension}; open a table of that dimension"
         )
-    recipe = _IngestRecipe(chunker, tokenizer, embedder, vectors, {} if digests is None else digests)
+    recipe = _IngestRecipe(chunker, tokenizer, embedder, vectors, IngestMemo() if memo is None else memo)
     jobs, gone, report = _ingest_plan(store, documents, recipe, prune)
     for i in range(0, len(jobs), batch):
         part = jobs[i : i + batch]
@@ -353,7 +366,7 @@ class _IngestRecipe:
     tokenizer: Tokenizer
     embedder: Embedder
     vectors: IngestVectorCache
-    digests: dict[Hashable, str]
+    memo: IngestMemo
 
     @property
     def how(self) -> tuple[str, ...]:
@@ -361,15 +374,23 @@ class _IngestRecipe:
         return LAYOUT, repr(self.chunker), type(self.tokenizer).__qualname__, self.embedder.encoder_id
 
     def digest(self, document: Document, how: tuple[str, ...]) -> str:
-        if (known := self.digests.get((document, how))) is None:
-            known = self.digests[document, how] = content_hash(document.doc_id, document.content_hash, *how)
+        digests = self.memo.digests
+        if (known := digests.get((document, how))) is None:
+            known = digests[document, how] = content_hash(document.doc_id, document.content_hash, *how)
+        return known
+
+    def chunks(self, document: Document) -> list[Chunk]:
+        """The document, cut; finding its tokens is the dearest part of a table whose vectors are known."""
+        cut, key = self.memo.chunks, (document, repr(self.chunker), type(self.tokenizer).__qualname__)
+        if (known := cut.get(key)) is None:
+            known = cut[key] = self.chunker.chunk(document, self.tokenizer)
         return known
 
     def rows(
         self, jobs: Sequence[_IngestJob], on_embedded: Callable[[int, int], None] | None
     ) -> tuple[list[ChunkRow], int]:
         """Rows of the documents, and how many texts had to be embedded for them."""
-        cut = [(job, self.chunker.chunk(job.document, self.tokenizer)) for job in jobs]
+        cut = [(job, self.chunks(job.document)) for job in jobs]
         if lost := [job.document.doc_id for job, chunks in cut if not chunks]:
             raise StoreError(f"{self.chunker!r} made no chunk of {lost[0]!r}, which has text")
         with attributed(purpose="ingest"):

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -25,6 +25,7 @@ from workbench.retrieval.ingest import (
     EMBEDDED_AT_ONCE,
     LAYOUT,
     WRITTEN_AT_ONCE,
+    IngestMemo,
     IngestReport,
     IngestVectorCache,
     ingest,
@@ -61,7 +62,7 @@ class Searcher:
     _handles: dict[tuple[str, str, str], TenantHandle] = field(default_factory=dict)
     _cuts: dict[tuple[str, str], tuple[int, int, str]] = field(default_factory=dict)
     _vectors: dict[tuple[str, str], tuple[np.ndarray, float]] = field(default_factory=dict)
-    _digests: dict[Hashable, str] = field(default_factory=dict)
+    _memo: IngestMemo = field(default_factory=IngestMemo)
     _by_id: dict[str, Document] | None = None
 
     def encoder(self, arm: Arm) -> Embedder:
@@ -103,9 +104,9 @@ class Searcher:
     def rest(self) -> None:
         """Let the encoders, and what counts tokens, give back what they can do without until the next text.
 
-        The hashes of documents go too: all tables that need them are made by then.
+        The hashes and chunks of documents go too: all tables that need them are made by then.
         """
-        self._digests.clear()
+        self._memo.clear()
         for each in (*self.embedders.values(), self.tokenizer):
             rest_embedder(each)
 
@@ -130,7 +131,7 @@ class Searcher:
                 on_progress=tell,
                 on_embedded=tell,
                 batch=at_once or WRITTEN_AT_ONCE,
-                digests=self._digests,
+                memo=self._memo,
             )
         if report.chunks or report.removed or not _arm_is_indexed(store, arm):
             self._index(store, arm)

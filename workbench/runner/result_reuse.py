@@ -102,15 +102,18 @@ def _weights_of_result(folder: Path) -> Iterator[str]:
 
 
 def _installed_of_result(apart: Collection[Path]) -> Iterator[str]:
-    """Versions of all that is installed, and the code of what is installed as the folder that it is written in.
+    """What all that is installed says of itself, and the code of what is installed as the folder that it is written in.
 
     This package is not among these: `package_hash` has its own files.
     """
-    for each in sorted(metadata.distributions(), key=lambda d: (str(d.name), str(d.version))):
-        yield f"{each.name}=={each.version}"
+    said: list[str] = []
+    for each in metadata.distributions():  # what it says of itself is hashed as it stands: parsing it is dear
+        about = each.read_text("METADATA") or each.read_text("PKG-INFO") or ""
         origin = json.loads(each.read_text("direct_url.json") or "{}")
         editable = origin.get("dir_info", {}).get("editable") and str(origin.get("url", "")).startswith("file://")
-        if editable and each.name != DISTRIBUTION:
-            yield code_tree_hash(Path(url2pathname(origin["url"].removeprefix("file://"))), apart)
+        theirs = editable and each.name != DISTRIBUTION
+        code = code_tree_hash(Path(url2pathname(origin["url"].removeprefix("file://"))), apart) if theirs else ""
+        said.append(content_hash(about, code))
+    yield from sorted(said)
     for folder in filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)):
         yield code_tree_hash(Path(folder), apart)
