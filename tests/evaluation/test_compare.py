@@ -122,6 +122,19 @@ def test_the_mirror_image_of_a_comparison_mirrors_its_bounds(seed):
     assert a.low[0] == pytest.approx(-b.high[0], abs=1e-12)
 
 
+@pytest.mark.parametrize("arms", [("old", "new"), ("new", "old")])
+def test_right_and_wrong_are_compared_alike_whichever_arm_comes_first(arms):
+    """autorank 1.3.0 tests for the first column where the medians are the same, as they are of right and wrong."""
+    graded = {"old": [1.0] * 60 + [0.0] * 40, "new": [1.0] * 55 + [0.0] * 5 + [1.0] * 30 + [0.0] * 10}
+    scores = scores_of(**{arm: graded[arm] for arm in arms})
+    (gain,) = compare(scores, ["new"], reference="old", margin=0.05)
+    (loss,) = compare(scores, ["old"], reference="new", margin=0.05)
+    assert (gain.mean, gain.status) == (pytest.approx(0.25), "holds")
+    assert (loss.mean, loss.status) == (pytest.approx(-0.25), "broken")
+    assert gain.low == pytest.approx(-loss.high, abs=1e-12)
+    assert gain.low > 0.1
+
+
 def test_classification_by_bounds():
     d = np.random.default_rng(6).normal(0, 0.1, 100)
     clusters = np.arange(100)

@@ -100,6 +100,15 @@ def test_row_is_that_of_the_price_map_it_names(model):
     assert not tiers, "a price that grows with the prompt is more than a row can say"
 
 
+@pytest.mark.parametrize("model", HOSTED)
+def test_the_price_of_a_sum_of_calls_is_the_sum_of_their_prices(model):
+    """genai-prices 0.2.3 takes five calls of 60,000 tokens for one prompt of 300,000, at twice the price."""
+    output = 500 if "output" in PRICES.models[model] else 0
+    call, calls = Usage(fresh=60_000, output=output), Usage(fresh=300_000, output=5 * output)
+    # each call is rounded up to whole nano-dollars
+    assert 0 <= 5 * PRICES.cost_nanos(model, call) - PRICES.cost_nanos(model, calls) < 5
+
+
 @pytest.mark.parametrize("name", CHAT_MODELS)
 def test_local_models_cost_processor_time_at_the_declared_rate(name):
     declared = ROWS[LOCAL + name]["vcpu_ms_per_token"]

@@ -91,6 +91,30 @@ def test_what_is_left_of_an_answer_without_its_punctuation_is_never_nothing(text
     assert value("exact", text=text, reference=reference) == right
 
 
+@pytest.mark.parametrize(
+    ("text", "reference", "right"),
+    [
+        ('{"name": "John", "age": 30}', '{"age": 30, "name": "John"}', 1),  # autoevals 0.4.1 compares the texts
+        ('{"a": [1, {"c": 2, "b": null}]}', ' {"a":[1.0,{"b":null,"c":2e0}]} ', 1),
+        ("[1, 2]", "[2, 1]", 0), ('{"a": true}', '{"a": 1}', 0), ('{"a": "X"}', '{"a": "x"}', 0), ("null", "null", 1),
+        ("4711", "4712", 0), ("9007199254740993", "9007199254740992", 0), ("no JSON", '{"a": 1}', 0), ("", "[]", 0),
+        ("Left.", "left", 1), ("[" * 100_000, "[]", 0), ("1e99999999999999999999", "1", 0), ("NaN", "NaN", 1),
+    ],
+)  # fmt: skip
+def test_json_is_compared_by_its_values(text, reference, right):
+    assert value("exact", text=text, reference=reference, form="json") == right
+
+
+def test_json_without_its_form_is_a_text_as_any():
+    assert value("exact", text='{"a": 1, "b": 2}', reference='{"b": 2, "a": 1}') == 0
+
+
+@given(st.integers(1, 1200))
+def test_json_of_any_depth_is_compared_or_is_none(depth):
+    text = "[" * depth + "]" * depth
+    assert value("exact", text=text, reference=text, form="json") == 1
+
+
 def test_a_reference_without_a_word_is_not_measured_by_words():
     found = score_answers("arm", [MeasuredAnswer("q", "<", reference="<")], ["token_f1", "chrf"])
     assert found["value"].to_list() == [None, 1.0]

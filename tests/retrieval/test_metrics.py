@@ -53,6 +53,28 @@ def test_a_query_without_hits_counts_zero_and_is_not_skipped():
     assert measure_all(run, qrels, ["ndcg@10"])["ndcg@10"].tolist() == [1.0, 0.0]
 
 
+def test_measuring_a_run_by_one_split_leaves_it_whole_for_the_next():
+    """ranx 0.3.21 takes every question that the first split has not out of the run, which is 0 on the second."""
+    run = rank_hits(pl.DataFrame({"query_id": ["a", "b"], "doc_id": ["x", "y"], "score": [1.0, 1.0]}))
+    for qrels in ({"a": {"x": 1}}, {"b": {"y": 1}}, {"a": {"x": 1}, "b": {"y": 1}}):
+        assert measure_all(run, qrels, ["mrr@10"])["mrr@10"].tolist() == [1.0] * len(qrels)
+
+
+@pytest.mark.parametrize("metric", OURS)
+def test_a_hit_in_the_place_of_a_miss_never_lowers_a_metric(metric):
+    """The granular MRR of llama-index-core 0.14.25 falls with each hit behind the first."""
+    relevant = [f"d{i:02d}" for i in range(12)]
+    values = []
+    for found in range(13):
+        documents = [*relevant[:found], *(f"miss {i:02d}" for i in range(12 - found))]
+        scores = [float(-i) for i in range(12)]
+        run = rank_hits(pl.DataFrame({"query_id": ["q"] * 12, "doc_id": documents, "score": scores}))
+        values.append(float(measure_all(run, {"q": dict.fromkeys(relevant, 1)}, [metric])[metric][0]))
+    assert values == sorted(values)
+    assert values[0] == 0
+    assert values[-1] == pytest.approx(10 / 12 if metric == "recall@10" else 1)
+
+
 def test_the_score_as_given_comes_first_then_the_document_id():
     hits = pl.DataFrame({"query_id": ["q"] * 4, "doc_id": ["b", "c", "d", "a"], "score": [0.5, 0.5 + 1e-9, 0.5, 0.4]})
     assert rank_hits(hits)["doc_id"].to_list() == ["c", "b", "d", "a"]

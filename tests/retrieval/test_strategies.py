@@ -55,6 +55,16 @@ def test_weighted_fusion_is_the_weighted_sum_of_min_max_scores(lists, weight):
     assert as_scores(Weighted(weight).fuse(*lists)) == expected
 
 
+@pytest.mark.parametrize("words", [(3.1,), (300.0,), (3.1, 3.1), (3.1, 2.9)])
+def test_the_best_of_a_leg_weighs_as_much_as_its_leg_however_few_it_found(words):
+    """haystack-ai 3.4.1 lets a lone hit, and hits of equal scores, into the fused list with their raw scores."""
+    text = [Hit(f"w{i}", score) for i, score in enumerate(words)]
+    vector = [Hit(f"v{i}", score) for i, score in enumerate((0.92, 0.81, 0.74))]
+    fused = Weighted(0.6).fuse(text, vector)
+    assert fused[0].doc_id == "v0"
+    assert {h.doc_id: h.score for h in fused}["w0"] == pytest.approx(0.4)
+
+
 @given(legs(), st.randoms(use_true_random=False))
 def test_fusion_does_not_depend_on_the_order_in_which_it_is_given_things(lists, random):
     """Neither on which leg comes first nor, where scores count, on the order within a leg."""

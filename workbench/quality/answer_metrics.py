@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TypeVar
 
 import numpy as np
@@ -90,10 +91,13 @@ def accepted_name(answer: MeasuredAnswer) -> float:
 def exact(answer: MeasuredAnswer) -> float:
     """1 where answer and reference are the same but for case, punctuation at the ends and spaces.
 
-    The point of ``.5`` is no punctuation, nor is a mark that stands alone.
+    The point of ``.5`` is no punctuation, nor is a mark that stands alone. Where the form is "json" and the reference
+    is JSON, the values are compared: the order of keys does not count, nor 1 against 1.0.
     """
-    _answer_needs_truth(answer.reference, "reference")
-    return float(_bare(answer.text) == _bare(answer.reference))
+    reference = _answer_needs_truth(answer.reference, "reference")
+    if answer.form == "json" and (expected := _json_values(reference)):
+        return float(_json_values(answer.text) == expected)
+    return float(_bare(answer.text) == _bare(reference))
 
 
 def token_f1(answer: MeasuredAnswer) -> float:
@@ -236,6 +240,19 @@ def _answer_needs_truth(value: _T | None, what: str) -> _T:
     if not value:
         raise ConfigError(f"item has no {what}")
     return value
+
+
+def _json_values(text: str) -> list[object]:
+    """What a JSON text holds, alone in a list; an empty list where it is no JSON."""
+    try:
+        return [json.loads(text, parse_int=_json_number, parse_float=_json_number)]
+    except (ValueError, ArithmeticError, RecursionError):
+        return []
+
+
+def _json_number(text: str) -> tuple[str, Decimal]:
+    """A number exactly, and told apart from true and false, which Python counts as 1 and 0."""
+    return "number", Decimal(text)
 
 
 def _bare(text: str) -> str:
