@@ -18,6 +18,7 @@ import numpy as np
 
 from workbench.config import count_from
 from workbench.inference.call_tapes import refuse_offline
+from workbench.inference.model_graph import without_nan_guards
 from workbench.inference.weights import MINILM_SHA256, WEIGHTS, fetch, verify_weights
 
 # 256 positions, of which two mark the beginning and the end.
@@ -67,7 +68,8 @@ class MiniLM:
         options.intra_op_num_threads = self._threads
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.enable_cpu_mem_arena = False  # it would keep the memory of the longest texts for good
-        return onnxruntime.InferenceSession(str(self._model), options, providers=["CPUExecutionProvider"])
+        model = without_nan_guards(self._model.read_bytes())  # nothing is masked: texts of one length go together
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
     def rest(self) -> None:
         """Give back the memory of the layers (130 MB); the next text that is embedded loads them again (0.3 s)."""
