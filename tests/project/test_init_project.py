@@ -18,6 +18,7 @@ from workbench.evalset.folder import read_evalset_folder
 from workbench.evalset.gates import NOTEBOOKS, GatePolicy, default_gate_policy, scan_gates
 from workbench.extras import VERSION
 from workbench.project.init_project import CI, FILES, SAMPLE, init_project, tell_project_written
+from workbench.records import file_hash
 from workbench.runner.headless import find_notebook
 from workbench.runner.parameters import prepare_parameters
 
@@ -49,18 +50,41 @@ def test_sample_is_sound_and_large_enough_for_a_verdict(tmp_path: Path) -> None:
 
 def test_nothing_is_overwritten_and_what_was_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / ".gitignore").write_text("runs/\n", encoding="utf-8")
+    (tmp_path / ".gitattributes").write_text("* text=auto\nevalsets/**  -text\n", encoding="utf-8")
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "notebooks" / "01_retrieval.ipynb").write_text("mine", encoding="utf-8")
     done = init_project(tmp_path)
-    assert {path.name for path in done.kept} == {".gitignore", "01_retrieval.ipynb"}
+    assert {path.name for path in done.kept} == {".gitignore", ".gitattributes", "01_retrieval.ipynb"}
     assert (tmp_path / "notebooks" / "01_retrieval.ipynb").read_text(encoding="utf-8") == "mine"
     lines: list[str] = []
     tell_project_written(done, lines.append)
     assert f"left as it is, because it was there: {tmp_path / '.gitignore'}" in lines
     assert "add to .gitignore: data/.cache/  .ipynb_checkpoints/" in lines
+    assert "add to .gitattributes: models.toml -text  prices.toml -text" in lines
+    assert (tmp_path / ".gitattributes").read_text(encoding="utf-8") == "* text=auto\nevalsets/**  -text\n"
     again = init_project(tmp_path)
     assert again.new == ()
     assert again.kept == done.kept
+
+
+@pytest.mark.parametrize("own", [None, "* text=auto\nevalsets/** -text\n", "* -text\n"])
+def test_a_checkout_that_would_change_line_ends_leaves_what_decisions_rest_on(tmp_path: Path, own: str | None) -> None:
+    root, there = tmp_path / "project", tmp_path / "there"
+    root.mkdir()
+    if own is not None:
+        (root / ".gitattributes").write_text(own, encoding="utf-8")
+    done = init_project(root)
+    assert (".gitattributes" in done.missing) == (own == "* text=auto\nevalsets/** -text\n")
+    decisions = root / "evalsets" / SAMPLE / "decisions"
+    decisions.mkdir()
+    (decisions / "retrieval.json").write_bytes(b'{"verdict": "chosen",\n "by": "hand"}\r\n')
+    (decisions / "retrieval.scores.parquet").write_bytes(b"PAR1\r\n\n\x00PAR1")
+    git = ["git", "-c", "core.autocrlf=true", "-c", "core.safecrlf=false", "-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "begun"], ["clone", "-q", ".", str(there)]):
+        subprocess.run([*git, *command], cwd=root, check=True, capture_output=True)
+    assert (b"\r\n" in (there / "notebooks" / "01_retrieval.ipynb").read_bytes()) == (own != "* -text\n")
+    files = [path for path in (root / "evalsets").rglob("*") if path.is_file()]
+    assert {p.name: file_hash(there / p.relative_to(root)) for p in files} == {p.name: file_hash(p) for p in files}
 
 
 def test_a_folder_where_a_file_is_to_be_is_an_error_that_names_it(tmp_path: Path) -> None:
