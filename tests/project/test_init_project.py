@@ -123,6 +123,35 @@ def test_ci_installs_this_version_and_checks(tmp_path: Path, ci: str) -> None:
     assert not (tmp_path / ".github").exists() or ci == "github"
 
 
+@pytest.mark.parametrize(
+    ("verify", "check", "code"), [(0, 0, 0), (1, 0, 1), (0, 2, 2), (1, 3, 3)], ids=["both", "verify", "check", "none"]
+)
+@pytest.mark.parametrize("ci", ["github", "gitlab"])
+def test_ci_verifies_and_checks_whatever_the_other_says(
+    tmp_path: Path, ci: str, verify: int, check: int, code: int
+) -> None:
+    """A stand-in for the command line ends as it is told to."""
+    init_project(tmp_path, ci=ci)
+    said = yaml.safe_load((tmp_path / CI[ci][1]).read_text(encoding="utf-8"))
+    if ci == "github":
+        steps = said["jobs"]["decisions"]["steps"]
+        scripts = [step["run"] for step in steps if step.get("name") == "Accepted decisions"]
+        assert steps[0]["with"] == {"fetch-depth": 0}  # without a history nothing says when the gates were fixed
+    else:
+        scripts = [line for line in said["workbench"]["script"] if "verify" in line]
+        assert said["workbench"]["variables"] == {"GIT_DEPTH": 0}
+    stand_in = f"#!/bin/sh\necho $1 >> asked\n[ $1 = verify ] && exit {verify}\nexit {check}\n"
+    (tmp_path / "workbench").write_text(stand_in, encoding="utf-8")
+    (tmp_path / "workbench").chmod(0o755)
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    run = ["bash", "-e", "-c", *scripts]
+    assert subprocess.run(run, cwd=tmp_path, env=env, capture_output=True).returncode == 0  # nothing is accepted yet
+    (tmp_path / "evalsets" / SAMPLE / "decisions").mkdir()
+    (tmp_path / "evalsets" / SAMPLE / "decisions" / "retrieval.json").write_text("{}", encoding="utf-8")
+    assert subprocess.run(run, cwd=tmp_path, env=env, capture_output=True).returncode == code
+    assert (tmp_path / "asked").read_text(encoding="utf-8").split() == ["verify", "check"]
+
+
 def test_package_that_is_built_holds_what_init_writes(tmp_path: Path) -> None:
     source = tmp_path / "source"
     listed = subprocess.run(

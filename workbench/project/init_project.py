@@ -49,7 +49,7 @@ def init_project(root: Path, *, ci: str = "github") -> WrittenProject:
     root : Path
         Folder of the project; made where there is none. Nothing in it is overwritten.
     ci : {"github", "gitlab", "none"}
-        Whose file for running ``workbench check`` is written.
+        Whose file for running ``workbench verify`` and ``workbench check`` is written.
 
     Raises
     ------
