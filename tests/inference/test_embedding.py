@@ -1,4 +1,5 @@
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -96,6 +97,28 @@ def test_minilm_gives_vectors_of_length_one(minilm):
     vectors = minilm.embed(["short", "a somewhat longer sentence about joining frames", "word " * 300])
     assert vectors.dtype == np.float32
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+
+
+def test_texts_that_go_side_by_side_come_back_in_their_places_as_if_each_were_alone(minilm):
+    texts = [f"word {'and a further one ' * (i % 7)}{i}" for i in range(60)]
+    several = MiniLM(load_settings().cache / "weights", threads=4).embed(texts)
+    assert np.array_equal(several, MiniLM(load_settings().cache / "weights", threads=1).embed(texts))
+    assert np.allclose(several, np.concatenate([minilm.embed([text]) for text in texts]), atol=1e-6)
+
+
+def test_ctrl_c_does_not_wait_for_texts_that_are_not_begun(minilm, monkeypatch):
+    begun = []
+
+    def encode(_session, _encoded, rows):
+        begun.append(rows)
+        time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(minilm, "_threads", 2)
+    monkeypatch.setattr(minilm, "_encode", encode)
+    with pytest.raises(KeyboardInterrupt):
+        minilm.embed([" ".join(["word"] * n) for n in range(1, 200)])
+    assert len(begun) < 20
 
 
 def test_an_encoder_that_rests_holds_no_layers_and_gives_the_same_vectors_afterwards(minilm):
