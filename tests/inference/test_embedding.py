@@ -6,7 +6,7 @@ import pytest
 
 from workbench.config import load_settings
 from workbench.errors import ConfigError, WeightsError
-from workbench.inference.embedding import load_embedder, rest_embedder
+from workbench.inference.embedding import load_embedder, rest_embedder, wake_embedder
 from workbench.inference.encoders import MINILM_MAX_TOKENS, MiniLM, WordLlama, mean_pooled_encoding, unit_vectors
 from workbench.inference.weights import WEIGHTS
 
@@ -119,6 +119,15 @@ def test_ctrl_c_does_not_wait_for_texts_that_are_not_begun(minilm, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         minilm.embed([" ".join(["word"] * n) for n in range(1, 200)])
     assert len(begun) < 20
+
+
+def test_layers_are_loaded_by_the_first_text_or_by_whoever_serves(minilm):
+    other = MiniLM(load_settings().cache / "weights")
+    assert other.offsets("joining frames")
+    assert other._session is None
+    wake_embedder(other)
+    assert other._session is not None
+    assert np.array_equal(other.embed(["joining frames"]), minilm.embed(["joining frames"]))
 
 
 def test_an_encoder_that_rests_holds_no_layers_and_gives_the_same_vectors_afterwards(minilm):

@@ -14,6 +14,7 @@ from contextlib import suppress
 from functools import partial
 from itertools import groupby
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 import numpy as np
@@ -56,7 +57,7 @@ class MiniLM:
         from tokenizers import Tokenizer as HubTokenizer
 
         tokenizer_file, self._model = fetch("minilm-tokenizer", weights), self._model_file(weights)
-        self._session: Any = self._opened()
+        self._session: Any = None
         self._tokenizer = HubTokenizer.from_file(str(tokenizer_file))
         self._tokenizer.enable_truncation(MINILM_MAX_TOKENS + 2)
         self._tokenizer.no_padding()
@@ -71,8 +72,16 @@ class MiniLM:
         options.intra_op_num_threads = 1  # texts go side by side: threads that share one text wait for each other
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.enable_cpu_mem_arena = False  # it would keep the memory of the longest texts for good
-        model = without_nan_guards(self._model.read_bytes())  # nothing is masked: texts of one length go together
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        with TemporaryDirectory(prefix="workbench-encoder-") as folder:  # a session of bytes would keep these too
+            path = Path(folder) / "model.onnx"
+            # Nothing is masked, since texts of one length go together.
+            path.write_bytes(without_nan_guards(self._model.read_bytes()))
+            give_back_memory()
+            return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def wake(self) -> None:
+        """Load the layers, which the first text does otherwise (0.3 s)."""
+        self._session = self._session or self._opened()
 
     def rest(self) -> None:
         """Give back the memory of the layers (130 MB); the next text that is embedded loads them again (0.3 s)."""
