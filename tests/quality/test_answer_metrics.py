@@ -71,6 +71,11 @@ def test_values_by_hand():
     assert value("exact", text=" Left_Anti. ", reference="left_anti") == 1
     assert value("accepted_name", text="how='left_anti'", accept=("left_anti",)) == 1
     assert value("accepted_name", text="Yes, it does.", accept=("no",)) == 0
+    for other in ("Use C++.", "C++11", "in C#,", "Cpp"):
+        assert value("accepted_name", text=other, accept=("C",)) == 0
+    for named in ("Use C.", "C, not C++", "C/C++", "merge(C)+1", "see C#section"):
+        assert value("accepted_name", text=named, accept=("C",)) == 1
+    assert value("accepted_name", text="It is C++, of course", accept=("C++",)) == 1
     assert value("string_similarity", text="kitten", reference="sitting") == pytest.approx(1 - 3 / 7)
     shown = {"d": "merge keeps rows of the left frame"}
     assert value("groundedness", text="merge keeps unicorns", question="merge?", retrieved=shown) == 0.5
