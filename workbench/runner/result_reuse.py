@@ -98,10 +98,14 @@ def _named_files_of_result(root: Path, value: Any) -> Iterator[Path]:
 
 def _weights_of_result(folder: Path) -> Iterator[str]:
     """Size and time of each file of weights: what they hold is checked where they are loaded."""
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            found = path.stat()
-            yield f"{path.relative_to(folder)} {found.st_size} {found.st_mtime_ns}"
+    return _size_and_time(folder, (path for path in folder.rglob("*") if path.is_file()))
+
+
+def _size_and_time(root: Path, paths: Iterable[Path]) -> Iterator[str]:
+    """A line for each file, in order: where it lies below ``root``, its size, and when it was written."""
+    for path in sorted(paths):
+        found = path.stat()
+        yield f"{os.path.relpath(path, root)} {found.st_size} {found.st_mtime_ns}"
 
 
 def _installed_of_result(apart: Collection[Path]) -> Iterator[str]:
@@ -124,9 +128,13 @@ def _installed_of_result(apart: Collection[Path]) -> Iterator[str]:
 
 
 def _imported_code_hash(folder: Path, apart: Collection[Path]) -> str:
-    """Hash of the code of the folder's repository; without one, of what can be imported from the folder or archive."""
+    """Hash of the code of the folder's repository; without one, of size and time of what can be imported from it.
+
+    An archive is a file that is imported from.
+    """
     if known := code_tree_hash(folder, apart):
         return known
-    outside = [each.resolve() for each in apart]
-    inside = [folder] if folder.is_file() else (p for p in folder.resolve().rglob("*") if p.suffix in _IMPORTED)
-    return hash_of_files(folder.resolve(), (p for p in inside if not any(map(p.is_relative_to, outside))))
+    root, outside = folder.resolve(), [each.resolve() for each in apart]
+    inside = [root] if root.is_file() else (p for p in root.rglob("*") if p.suffix in _IMPORTED and p.is_file())
+    mine = (p for p in inside if "__pycache__" not in p.parts and not any(map(p.is_relative_to, outside)))
+    return content_hash(*_size_and_time(root, mine))
