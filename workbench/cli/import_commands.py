@@ -47,7 +47,8 @@ def import_outcomes_command(
         str | None,
         typer.Option(
             metavar="A,B,C",
-            help="Models of a wide table; else columns with a cost beside them (MODEL_cost), or in --cost.",
+            help="Models of a wide table; else columns with a cost beside them (MODEL_cost) and those of --cost; where "
+            "no cost stands beside one, those that mostly hold true, false or numbers in [0, 1].",
         ),
     ] = None,
     without: Annotated[

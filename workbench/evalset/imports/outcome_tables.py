@@ -27,7 +27,8 @@ from workbench.rendering.progress import waiting
 
 RULE = (
     "models are the columns that --models names; else those with a cost beside them (MODEL|total_cost, MODEL_cost, "
-    "MODEL_cost_usd) or in --cost; else those that mostly hold true, false or numbers in [0, 1]"
+    "MODEL_cost_usd), with those of --cost; where no cost stands beside one, those that mostly hold true, false or "
+    "numbers in [0, 1]"
 )
 _JOINTS = "|_.:/ -"
 _PARTS: Mapping[str, Sequence[str]] = {
