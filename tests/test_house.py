@@ -35,6 +35,7 @@ REASONS = {
     "evalset.imports.promptfoo_inspect_lm_eval": "formats of others: logs of tests",
     "inference.hosted_connections": "who may answer whom: read alone when litellm changes",
     "inference.local_models": "the engine that runs models here: read alone when llama.cpp changes",
+    "inference.model_graph": "a file format of others",
     "orchestration.jobs": "what workers do, behind the one entrance",
     "pipeline.losses": "why an answer is wrong, read from any record of the flow",
     "quality.label_view": "the only part that knows widgets",

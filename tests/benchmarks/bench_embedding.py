@@ -10,29 +10,33 @@ import os
 import subprocess
 import sys
 import time
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
 HERE = Path(__file__).parents[2]
+OLD_HOME = "workbench.inference.embedding"  # of MiniLM
 
 
 def child(texts: int) -> None:
     import pandas as pd
 
     from workbench.config import load_settings
-    from workbench.evaluation.fingerprint import fingerprint_encoder_probe
-    from workbench.inference.encoders import MiniLM
 
-    minilm = MiniLM(load_settings().cache / "weights")
+    encoders = import_module("workbench.inference.encoders" if find_spec("workbench.inference.encoders") else OLD_HOME)
+    minilm = encoders.MiniLM(load_settings().cache / "weights")
     named = [getattr(pd.DataFrame, name).__doc__ or "" for name in sorted(dir(pd.DataFrame)) if name[0] != "_"]
     documents = [text[:900] for text in named if len(text) > 300][:texts]
     questions = [text.strip()[:40] for text in documents] * 4
-    told: dict[str, object] = {"probe": fingerprint_encoder_probe(minilm)}  # and everything is loaded
+    minilm.embed(documents[:2])  # and everything is loaded
+    told: dict[str, object] = {}
     for name, some in (("documents", documents), ("questions", questions)):
-        cpu = time.process_time()
+        cpu, wall = time.process_time(), time.perf_counter()
         vectors = minilm.embed(some)
         told[name] = len(some) / (time.process_time() - cpu)
+        told[f"{name} by the clock"] = len(some) / (time.perf_counter() - wall)
         told[f"{name} vectors"] = vectors[:texts].tolist()
     sys.stdout.write(json.dumps(told))
 
@@ -58,15 +62,16 @@ def main() -> None:
         for checkout, told in found.items():
             told.append(run(checkout, given.texts))
     before, now = found.values()
-    assert {told["probe"] for told in (*before, *now)} == {now[0]["probe"]}
     for name in ("documents", "questions"):
-        rates = np.array([[told[name] for told in of] for of in (before, now)], float)
-        ratios = rates[1] / rates[0]
         cosines = (np.array(before[0][f"{name} vectors"]) * np.array(now[0][f"{name} vectors"])).sum(1)
-        sys.stdout.write(
-            f"{name}: before {np.median(rates[0]):.1f}, now {np.median(rates[1]):.1f} texts a CPU second; ratio "
-            f"{np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f}); least cosine {cosines.min():.7f}\n"
-        )
+        sys.stdout.write(f"{name}: least cosine {cosines.min():.7f}\n")
+        for figure, unit in ((name, "a CPU second"), (f"{name} by the clock", "a second")):
+            rates = np.array([[told[figure] for told in of] for of in (before, now)], float)
+            ratios = rates[1] / rates[0]
+            sys.stdout.write(
+                f"  before {np.median(rates[0]):.1f}, now {np.median(rates[1]):.1f} texts {unit}; ratio "
+                f"{np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f})\n"
+            )
     sys.stdout.write(f"load of the machine: {os.getloadavg()}, {os.cpu_count()} cores\n")
 
 

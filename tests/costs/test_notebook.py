@@ -71,7 +71,7 @@ def test_the_report_begins_with_what_was_spent_and_its_numbers_stand_as_numbers(
     assert found.summary.title == "What was spent, for whom, and why? $0.50 of all time"
     assert found.summary.title in page
     assert "<th>arm" not in page
-    assert 'class="wb-number" style="text-align:right">75.0 %</td>' in page
+    assert 'class="wb-number" style="text-align:right">75.0&nbsp;%</td>' in page
     assert [r[0] for r in run.tokens().rows] == ["input", "cache read", "cache write", "output"]
     assert run.budgets().rows[0][0] == "tenant_id=(none)"
     _, differences = run.invoice()

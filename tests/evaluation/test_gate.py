@@ -58,6 +58,14 @@ def test_the_same_run_again_holds_with_identical_scores():
     found.enforce()
 
 
+def test_what_holds_is_told_by_its_claim_where_no_item_differs_from_the_best():
+    """A count that must be 0 holds too, and decides nothing."""
+    equal = frame(best=BASE, cheap=BASE)
+    found = gate(equal, equal)
+    assert (status_of(found, "generalisation"), found.status) == ("identical", "holds")
+    assert found.sentence == next(c.sentence for c in found.claims if c.kind == "generalisation")
+
+
 def test_one_changed_score_breaks_sameness_and_names_the_item():
     values = near(BASE, 0).copy()
     values[7] -= 0.001

@@ -1,11 +1,12 @@
 import sys
+import time
 
 import numpy as np
 import pytest
 
 from workbench.config import load_settings
 from workbench.errors import ConfigError, WeightsError
-from workbench.inference.embedding import load_embedder, rest_embedder
+from workbench.inference.embedding import load_embedder, rest_embedder, wake_embedder
 from workbench.inference.encoders import MINILM_MAX_TOKENS, MiniLM, WordLlama, mean_pooled_encoding, unit_vectors
 from workbench.inference.weights import WEIGHTS
 
@@ -96,6 +97,37 @@ def test_minilm_gives_vectors_of_length_one(minilm):
     vectors = minilm.embed(["short", "a somewhat longer sentence about joining frames", "word " * 300])
     assert vectors.dtype == np.float32
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+
+
+def test_texts_that_go_side_by_side_come_back_in_their_places_as_if_each_were_alone(minilm):
+    texts = [f"word {'and a further one ' * (i % 7)}{i}" for i in range(60)]
+    several = MiniLM(load_settings().cache / "weights", threads=4).embed(texts)
+    assert np.array_equal(several, MiniLM(load_settings().cache / "weights", threads=1).embed(texts))
+    assert np.allclose(several, np.concatenate([minilm.embed([text]) for text in texts]), atol=1e-6)
+
+
+def test_ctrl_c_does_not_wait_for_texts_that_are_not_begun(minilm, monkeypatch):
+    begun = []
+
+    def encode(_session, _encoded, rows):
+        begun.append(rows)
+        time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(minilm, "_threads", 2)
+    monkeypatch.setattr(minilm, "_encode", encode)
+    with pytest.raises(KeyboardInterrupt):
+        minilm.embed([" ".join(["word"] * n) for n in range(1, 200)])
+    assert len(begun) < 20
+
+
+def test_layers_are_loaded_by_the_first_text_or_by_whoever_serves(minilm):
+    other = MiniLM(load_settings().cache / "weights")
+    assert other.offsets("joining frames")
+    assert other._session is None
+    wake_embedder(other)
+    assert other._session is not None
+    assert np.array_equal(other.embed(["joining frames"]), minilm.embed(["joining frames"]))
 
 
 def test_an_encoder_that_rests_holds_no_layers_and_gives_the_same_vectors_afterwards(minilm):

@@ -62,6 +62,17 @@ def test_answers_that_were_given_are_there_again_for_the_next_without_reading_th
     assert (len(first), len(other)) == (2, 3)
 
 
+def test_whether_there_are_any_is_known_without_a_look_at_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked with every request: counting them each time makes a replay quadratic."""
+    path = tmp_path / "recorded.jsonl"
+    recordings = Recordings(path, live=True)
+    for text in ("one", "two", "one"):
+        recordings.add(asking(text), "i", answer("yes"))
+    for each, n in ((recordings, 3), (Recordings(path), 3), (recordings.unused(), 3), (Recordings(tmp_path / "no"), 0)):
+        monkeypatch.setattr(each, "_found", None)
+        assert (len(each), bool(each)) == (n, n > 0)
+
+
 def test_recorders_that_begin_while_others_write_delete_nothing(tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
 

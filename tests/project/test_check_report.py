@@ -86,14 +86,38 @@ def test_action_checks_keeps_its_files_and_ends_as_the_check_does(project: Setti
     }  # fmt: skip
     env["PATH"] = f"{command.parent}:{env['PATH']}"
     (checks,) = (step for step in steps if step.get("id") == "check")
-    (ends,) = (step for step in steps if step.get("name") == "Exit code of the check")
+    (ends,) = (step for step in steps if str(step.get("name")).startswith("Exit code of"))
     shell = ["bash", "-e", "-c"]
     run = [subprocess.run([*shell, checks["run"]], cwd=project.root, env=env, capture_output=True, text=True)]
     outputs = dict(line.split("=", 1) for line in written["output"].read_text(encoding="utf-8").splitlines())
-    run.append(subprocess.run([*shell, ends["run"]], env=env | {"CODE": outputs["exit-code"]}))
+    run.append(subprocess.run([*shell, ends["run"]], env=env | {"CODE": outputs["exit-code"], "VERIFIED": "0"}))
     assert [done.returncode for done in run] == [0, code], run[0].stderr
     assert json.loads((project.root / "check.json").read_text(encoding="utf-8"))["decisions"][0]["status"] == status
     assert "limit is 7" in written["summary"].read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("notebooks", "verified"), [("", ["a/1", "a/2", "b/1"]), ("1 3", ["a/1", "b/1"]), ("3", [])])
+def test_action_verifies_what_it_checks_and_is_red_where_that_contradicts(
+    tmp_path: Path, notebooks: str, verified: list[str]
+) -> None:
+    files = {f"evalsets/{name.replace('/', '/decisions/')}.json" for name in ("a/1", "a/2", "b/1")}
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}", encoding="utf-8")
+    (tmp_path / "workbench").write_text('#!/bin/sh\necho "$@" > asked\nexit 1\n', encoding="utf-8")
+    (tmp_path / "workbench").chmod(0o755)
+    steps = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))["runs"]["steps"]
+    (verifies,) = (step["run"] for step in steps if step.get("id") == "verify")
+    env = environment() | {"GITHUB_OUTPUT": str(tmp_path / "o"), "NOTEBOOKS": notebooks}
+    env["PATH"] = f"{tmp_path}:{env['PATH']}"
+    subprocess.run(["bash", "-e", "-c", verifies], cwd=tmp_path, env=env, check=True)
+    asked = (tmp_path / "asked").read_text().split() if verified else ["verify"]
+    assert asked[0] == "verify"
+    assert sorted(asked[1:]) == sorted(f"evalsets/{name.replace('/', '/decisions/')}.json" for name in verified)
+    code = "1" if verified else "0"
+    assert (tmp_path / "o").read_text() == f"exit-code={code}\n"
+    (ends,) = (step["run"] for step in steps if str(step.get("name")).startswith("Exit code of"))
+    assert subprocess.run(["bash", "-e", "-c", ends], env=env | {"CODE": "0", "VERIFIED": code}).returncode == int(code)
 
 
 def test_action_says_that_nothing_is_accepted_and_stays_green(tmp_path: Path) -> None:

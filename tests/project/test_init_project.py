@@ -18,6 +18,7 @@ from workbench.evalset.folder import read_evalset_folder
 from workbench.evalset.gates import NOTEBOOKS, GatePolicy, default_gate_policy, scan_gates
 from workbench.extras import VERSION
 from workbench.project.init_project import CI, FILES, SAMPLE, init_project, tell_project_written
+from workbench.records import file_hash
 from workbench.runner.headless import find_notebook
 from workbench.runner.parameters import prepare_parameters
 
@@ -49,18 +50,41 @@ def test_sample_is_sound_and_large_enough_for_a_verdict(tmp_path: Path) -> None:
 
 def test_nothing_is_overwritten_and_what_was_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / ".gitignore").write_text("runs/\n", encoding="utf-8")
+    (tmp_path / ".gitattributes").write_text("* text=auto\nevalsets/**  -text\n", encoding="utf-8")
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "notebooks" / "01_retrieval.ipynb").write_text("mine", encoding="utf-8")
     done = init_project(tmp_path)
-    assert {path.name for path in done.kept} == {".gitignore", "01_retrieval.ipynb"}
+    assert {path.name for path in done.kept} == {".gitignore", ".gitattributes", "01_retrieval.ipynb"}
     assert (tmp_path / "notebooks" / "01_retrieval.ipynb").read_text(encoding="utf-8") == "mine"
     lines: list[str] = []
     tell_project_written(done, lines.append)
     assert f"left as it is, because it was there: {tmp_path / '.gitignore'}" in lines
     assert "add to .gitignore: data/.cache/  .ipynb_checkpoints/" in lines
+    assert "add to .gitattributes: models.toml -text  prices.toml -text" in lines
+    assert (tmp_path / ".gitattributes").read_text(encoding="utf-8") == "* text=auto\nevalsets/**  -text\n"
     again = init_project(tmp_path)
     assert again.new == ()
     assert again.kept == done.kept
+
+
+@pytest.mark.parametrize("own", [None, "* text=auto\nevalsets/** -text\n", "* -text\n"])
+def test_a_checkout_that_would_change_line_ends_leaves_what_decisions_rest_on(tmp_path: Path, own: str | None) -> None:
+    root, there = tmp_path / "project", tmp_path / "there"
+    root.mkdir()
+    if own is not None:
+        (root / ".gitattributes").write_text(own, encoding="utf-8")
+    done = init_project(root)
+    assert (".gitattributes" in done.missing) == (own == "* text=auto\nevalsets/** -text\n")
+    decisions = root / "evalsets" / SAMPLE / "decisions"
+    decisions.mkdir()
+    (decisions / "retrieval.json").write_bytes(b'{"verdict": "chosen",\n "by": "hand"}\r\n')
+    (decisions / "retrieval.scores.parquet").write_bytes(b"PAR1\r\n\n\x00PAR1")
+    git = ["git", "-c", "core.autocrlf=true", "-c", "core.safecrlf=false", "-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "begun"], ["clone", "-q", ".", str(there)]):
+        subprocess.run([*git, *command], cwd=root, check=True, capture_output=True)
+    assert (b"\r\n" in (there / "notebooks" / "01_retrieval.ipynb").read_bytes()) == (own != "* -text\n")
+    files = [path for path in (root / "evalsets").rglob("*") if path.is_file()]
+    assert {p.name: file_hash(there / p.relative_to(root)) for p in files} == {p.name: file_hash(p) for p in files}
 
 
 def test_a_folder_where_a_file_is_to_be_is_an_error_that_names_it(tmp_path: Path) -> None:
@@ -97,6 +121,35 @@ def test_ci_installs_this_version_and_checks(tmp_path: Path, ci: str) -> None:
     assert "workbench check --json check.json --markdown check.md --junit check.xml" in text
     assert not re.search(r"DISTRIBUTION|=VERSION", text)
     assert not (tmp_path / ".github").exists() or ci == "github"
+
+
+@pytest.mark.parametrize(
+    ("verify", "check", "code"), [(0, 0, 0), (1, 0, 1), (0, 2, 2), (1, 3, 3)], ids=["both", "verify", "check", "none"]
+)
+@pytest.mark.parametrize("ci", ["github", "gitlab"])
+def test_ci_verifies_and_checks_whatever_the_other_says(
+    tmp_path: Path, ci: str, verify: int, check: int, code: int
+) -> None:
+    """A stand-in for the command line ends as it is told to."""
+    init_project(tmp_path, ci=ci)
+    said = yaml.safe_load((tmp_path / CI[ci][1]).read_text(encoding="utf-8"))
+    if ci == "github":
+        steps = said["jobs"]["decisions"]["steps"]
+        scripts = [step["run"] for step in steps if step.get("name") == "Accepted decisions"]
+        assert steps[0]["with"] == {"fetch-depth": 0}  # without a history nothing says when the gates were fixed
+    else:
+        scripts = [line for line in said["workbench"]["script"] if "verify" in line]
+        assert said["workbench"]["variables"] == {"GIT_DEPTH": 0}
+    stand_in = f"#!/bin/sh\necho $1 >> asked\n[ $1 = verify ] && exit {verify}\nexit {check}\n"
+    (tmp_path / "workbench").write_text(stand_in, encoding="utf-8")
+    (tmp_path / "workbench").chmod(0o755)
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    run = ["bash", "-e", "-c", *scripts]
+    assert subprocess.run(run, cwd=tmp_path, env=env, capture_output=True).returncode == 0  # nothing is accepted yet
+    (tmp_path / "evalsets" / SAMPLE / "decisions").mkdir()
+    (tmp_path / "evalsets" / SAMPLE / "decisions" / "retrieval.json").write_text("{}", encoding="utf-8")
+    assert subprocess.run(run, cwd=tmp_path, env=env, capture_output=True).returncode == code
+    assert (tmp_path / "asked").read_text(encoding="utf-8").split() == ["verify", "check"]
 
 
 def test_package_that_is_built_holds_what_init_writes(tmp_path: Path) -> None:

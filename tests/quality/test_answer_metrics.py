@@ -71,6 +71,11 @@ def test_values_by_hand():
     assert value("exact", text=" Left_Anti. ", reference="left_anti") == 1
     assert value("accepted_name", text="how='left_anti'", accept=("left_anti",)) == 1
     assert value("accepted_name", text="Yes, it does.", accept=("no",)) == 0
+    for other in ("Use C++.", "C++11", "in C#,", "Cpp"):
+        assert value("accepted_name", text=other, accept=("C",)) == 0
+    for named in ("Use C.", "C, not C++", "C/C++", "merge(C)+1", "see C#section"):
+        assert value("accepted_name", text=named, accept=("C",)) == 1
+    assert value("accepted_name", text="It is C++, of course", accept=("C++",)) == 1
     assert value("string_similarity", text="kitten", reference="sitting") == pytest.approx(1 - 3 / 7)
     shown = {"d": "merge keeps rows of the left frame"}
     assert value("groundedness", text="merge keeps unicorns", question="merge?", retrieved=shown) == 0.5
@@ -98,6 +103,8 @@ def test_what_is_left_of_an_answer_without_its_punctuation_is_never_nothing(text
         ('{"a": [1, {"c": 2, "b": null}]}', ' {"a":[1.0,{"b":null,"c":2e0}]} ', 1),
         ("[1, 2]", "[2, 1]", 0), ('{"a": true}', '{"a": 1}', 0), ('{"a": "X"}', '{"a": "x"}', 0), ("null", "null", 1),
         ("4711", "4712", 0), ("9007199254740993", "9007199254740992", 0), ("no JSON", '{"a": 1}', 0), ("", "[]", 0),
+        ('{"a": 1, "a": 2}', '{"a": 2}', 0), ('[{"b": {"a": 2, "a": 2}}]', '[{"b": {"a": 2}}]', 0),
+        ('{"a": 2}', '{"a": 1, "a": 2}', 0), ('{"a": 1, "a": 2}', '{"a": 1, "a": 2}', 1),
         ("Left.", "left", 1), ("[" * 100_000, "[]", 0), ("1e99999999999999999999", "1", 0), ("NaN", "NaN", 1),
     ],
 )  # fmt: skip

@@ -320,6 +320,7 @@ CUT = """([elements, word]) => [...document.querySelectorAll(elements)].flatMap(
   return out;
 })"""
 WORDS, NAMES_OF_ROWS = ("main table, .wb-key", r"[^\s/·-]+"), (".stack tbody th", r"\S+")
+NUMBERS = ("main :is(p, li, dd, td, th, span)", r"[+\u2212]?\d[\d.,]*\s%|\[[^\[\]]*\d\.\d[^\[\]]*\]")
 SMALL = "[...document.querySelectorAll('.wb-figure text')].filter(e => e.getBoundingClientRect().height < 10).length"
 LONG = ("local/qwen2.5-coder-0.5b@top2", "structure · hybrid_rrf_shallow + reranker", "local/smollm2-135m@top5")
 
@@ -338,11 +339,11 @@ def test_no_width_cuts_a_word_of_a_table_or_makes_a_figure_too_small_to_read(tmp
         page = browser.new_page(viewport={"width": width, "height": 800})
         page.goto(report.as_uri())
         page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true })")
-        cut = [page.evaluate(CUT, list(where)) for where in (WORDS, NAMES_OF_ROWS)]
+        cut = [page.evaluate(CUT, list(where)) for where in (WORDS, NAMES_OF_ROWS, NUMBERS)]
         small = page.evaluate(SMALL)
         shown = page.evaluate("document.querySelectorAll('.wb-figure text').length")
         browser.close()
-    assert cut == [[], []]
+    assert cut == [[], [], []]
     assert (small, shown > 40) == (0, True)
 
 
@@ -378,6 +379,16 @@ def test_a_browser_shows_it_without_error_request_or_sideways_scroll(tmp_path: P
     assert not said
     light = sum(int(c) for c in colours[1].removeprefix("rgb(").removesuffix(")").split(",")) > 380
     assert light == (scheme == "light")
+
+
+def test_percentages_and_intervals_of_sentences_are_unbroken_and_those_of_code_stay(tmp_path: Path) -> None:
+    sentence = "Nothing [0.0 %, 2.4 %] or +0.3 % of 5 items, [1, 2] or [0.250, 0.750]."
+    source = write_report(samples.write_run(tmp_path / "run", decided=replace(samples.decision(), sentence=sentence)))
+    page = source.read_text(encoding="utf-8")
+    unbroken = "[0.0&nbsp;%,&nbsp;2.4&nbsp;%] or +0.3&nbsp;% of 5 items, [1, 2] or [0.250,&nbsp;0.750]."
+    assert unbroken in page
+    assert not re.search(r"\d %", re.sub(r"(?s)<(pre|code|style|svg)\b.*?</\1>|<[^>]*>", "", page))
+    assert sentence in (tmp_path / "run" / "decision.json").read_text(encoding="utf-8")
 
 
 def test_on_a_narrow_screen_numbers_alone_stand_to_the_right(tmp_path: Path) -> None:

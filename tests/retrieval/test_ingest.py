@@ -1,3 +1,4 @@
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from workbench.retrieval.ingest import IngestMemo, IngestReport, IngestVectorCac
 from workbench.retrieval.store import ChunkRow
 from workbench.testing import HashEmbedder, WordTokenizer
 
-EMBEDDER = HashEmbedder(16)
+EMBEDDER, TOKENIZER = HashEmbedder(16), WordTokenizer()
 
 
 def corpus(n: int = 100, tenant_id: str = "a") -> list[Document]:
@@ -28,7 +29,7 @@ class Bench:
         self.store = open_kind(kind, str(folder / "store"), 16)
         self.settings = {
             "chunker": FixedTokens(16, 4),
-            "tokenizer": WordTokenizer(),
+            "tokenizer": TOKENIZER,
             "embedder": EMBEDDER,
             "vectors": IngestVectorCache(folder / "vectors.sqlite"),
             "batch": 30,
@@ -78,6 +79,58 @@ def test_documents_of_several_tables_are_cut_once_for_each_chunker(tmp_path, mon
     fresh.ingest(corpus())
     doc_ids = [document.doc_id for document in corpus() if document != changed]
     assert one.store.for_tenant("a").documents(doc_ids) == fresh.store.for_tenant("a").documents(doc_ids)
+
+
+class Watched(list):
+    """A list of which one can say whether it is still there."""
+
+    __hash__ = object.__hash__
+
+
+class LetterTokenizer:
+    """Every character, or every second one."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def offsets(self, text):
+        return [(i, i + self.step) for i in range(0, len(text), self.step)]
+
+
+def test_each_table_is_cut_by_its_own_tokenizer(tmp_path):
+    memo = IngestMemo()
+    for i, step in enumerate((1, 2)):
+        table, alone = Bench(tmp_path / f"table{i}"), Bench(tmp_path / f"alone{i}")
+        assert table.ingest(corpus(), tokenizer=LetterTokenizer(step), memo=memo) == alone.ingest(
+            corpus(), tokenizer=LetterTokenizer(step)
+        )
+
+
+@pytest.mark.parametrize("room", [0, 1_000])
+def test_no_more_is_kept_for_a_further_table_than_there_is_room(tmp_path, monkeypatch, room):
+    cut, own, memo = [], FixedTokens.chunk, IngestMemo(room)
+    monkeypatch.setattr(FixedTokens, "chunk", lambda self, *given: cut.append(own(self, *given)) or cut[-1])
+    one, other = Bench(tmp_path / "one"), Bench(tmp_path / "other", embedder=HashEmbedder(16, seed=1))
+    assert one.ingest(corpus(), memo=memo).chunks == other.ingest(corpus(), memo=memo).chunks
+    again = 200 - len(cut)
+    assert (again > 0) == (room > 0)
+    assert again < 100
+    memo.clear()
+    assert Bench(tmp_path / "third").ingest(corpus(), memo=memo).added == 100
+    assert len(cut) == 200 - again + 100
+
+
+def test_chunks_of_a_lone_ingest_are_let_go_batch_by_batch(tmp_path, monkeypatch):
+    alive, most, own = weakref.WeakSet(), [], FixedTokens.chunk
+
+    def watched(self, document, tokenizer):
+        alive.add(made := Watched(own(self, document, tokenizer)))
+        most.append(len(alive))
+        return made
+
+    monkeypatch.setattr(FixedTokens, "chunk", watched)
+    Bench(tmp_path).ingest(corpus())
+    assert max(most) <= 2 * 30  # those of one commit may go when those of the next are there
 
 
 def test_every_document_is_there_with_all_its_chunks(bench):

@@ -25,7 +25,7 @@ from workbench.errors import ConfigError
 from workbench.evaluation.accepted_decision import read_artefact
 from workbench.evaluation.consistency import require_served
 from workbench.inference.client import Client
-from workbench.inference.embedding import Embedder, load_embedder
+from workbench.inference.embedding import Embedder, load_embedder, wake_embedder
 from workbench.inference.prices import project_prices
 from workbench.records import Decision
 from workbench.rendering.numbers import counted
@@ -82,6 +82,7 @@ def load_semantic(
     if later := chosen.get("later"):
         before = None if later["guard"] is None else _accepted_guard(**later["guard"])
         options = {"later": Later(later["floor"], before)} | options
+    wake_embedder(embedder)
     return SemanticCache(engine, embedder=embedder, threshold=chosen["threshold"], guard=guard, **options)
 
 

@@ -319,5 +319,6 @@ def _worst(claims: Sequence[GateClaim], soft: Collection[GateStatus]) -> Gate:
     severity = list(EXIT_CODES)
     worst = max(claims, key=lambda c: severity.index(c.status))
     code = 0 if worst.status in soft else EXIT_CODES[worst.status]
-    said = next((c for c in claims if c.kind == "generalisation" and c.status == worst.status), worst)
+    alike = ("holds", "identical") if worst.status == "holds" else (worst.status,)
+    said = next((c for c in claims if c.kind == "generalisation" and c.status in alike), worst)
     return Gate(worst.status, code, said.sentence, tuple(claims))

@@ -97,6 +97,16 @@ def rest_embedder(embedder: object) -> None:
         give()
 
 
+def wake_embedder(embedder: object) -> None:
+    """Let an encoder load its layers now, where it has any: for whoever serves, so that no first request waits for it.
+
+    >>> from workbench.testing import HashEmbedder
+    >>> wake_embedder(HashEmbedder())
+    """
+    if callable(load := getattr(embedder, "wake", None)):
+        load()
+
+
 class SentenceTransformerEmbedder:
     """A sentence-transformers model, where that package is installed and its weights are at hand."""
 

@@ -8,16 +8,20 @@ import json
 import os
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from itertools import groupby
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 import numpy as np
 
 from workbench.config import count_from
 from workbench.inference.call_tapes import refuse_offline
+from workbench.inference.model_graph import without_nan_guards
 from workbench.inference.weights import MINILM_SHA256, WEIGHTS, fetch, verify_weights
 
 # 256 positions, of which two mark the beginning and the end.
@@ -32,7 +36,8 @@ class MiniLM:
     weights : Path
         Folder for the tokenizer file; the model itself comes with its data package.
     threads : int
-        CPU threads of one encoding; 0 for what ``WORKBENCH_THREADS`` says, by default all that the machine has.
+        Texts encoded at once, a processor thread each; 0 for what ``WORKBENCH_THREADS`` says, by default as many as
+        the machine has.
 
     Raises
     ------
@@ -52,7 +57,7 @@ class MiniLM:
         from tokenizers import Tokenizer as HubTokenizer
 
         tokenizer_file, self._model = fetch("minilm-tokenizer", weights), self._model_file(weights)
-        self._session: Any = self._opened()
+        self._session: Any = None
         self._tokenizer = HubTokenizer.from_file(str(tokenizer_file))
         self._tokenizer.enable_truncation(MINILM_MAX_TOKENS + 2)
         self._tokenizer.no_padding()
@@ -64,10 +69,19 @@ class MiniLM:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self._threads
+        options.intra_op_num_threads = 1  # texts go side by side: threads that share one text wait for each other
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.enable_cpu_mem_arena = False  # it would keep the memory of the longest texts for good
-        return onnxruntime.InferenceSession(str(self._model), options, providers=["CPUExecutionProvider"])
+        with TemporaryDirectory(prefix="workbench-encoder-") as folder:  # a session of bytes would keep these too
+            path = Path(folder) / "model.onnx"
+            # Nothing is masked, since texts of one length go together.
+            path.write_bytes(without_nan_guards(self._model.read_bytes()))
+            give_back_memory()
+            return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def wake(self) -> None:
+        """Load the layers, which the first text does otherwise (0.3 s)."""
+        self._session = self._session or self._opened()
 
     def rest(self) -> None:
         """Give back the memory of the layers (130 MB); the next text that is embedded loads them again (0.3 s)."""
@@ -84,22 +98,37 @@ class MiniLM:
         """Mean-pooled unit vectors, float32, shape (texts, 384); what passes 256 tokens is cut off.
 
         Texts of equally many tokens are encoded together, so that nothing is padded: on documents, padding to the
-        longest of eight made a third of the work.
+        longest of eight made a third of the work. Each processor encodes its own.
         """
         refuse_offline(f"embedding by {type(self).__name__}")
         session = self._session = self._session or self._opened()
-        fed = {given.name for given in session.get_inputs()}
         out = np.zeros((len(texts), self.dimension), np.float32)
         for start in range(0, len(texts), _TOKENIZED):
             encoded = self._tokenizer.encode_batch(list(texts[start : start + _TOKENIZED]))
-            for rows in _encoder_texts_of_equal_length([len(e.ids) for e in encoded]):
-                ids = np.array([encoded[i].ids for i in rows], np.int64)
-                mask = np.ones_like(ids)
-                feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
-                asked = {name: value for name, value in feed.items() if name in fed}
-                hidden = session.run(self._hidden and [self._hidden], asked)[0]
-                out[[start + i for i in rows]] = mean_pooled_encoding(hidden, mask)
+            groups = list(_encoder_texts_of_equal_length([len(e.ids) for e in encoded]))
+            made = self._side_by_side(partial(self._encode, session, encoded), groups)
+            for rows, vectors in zip(groups, made, strict=True):
+                out[[start + i for i in rows]] = vectors
         return out
+
+    def _side_by_side(
+        self, encode: Callable[[Sequence[int]], np.ndarray], groups: Sequence[Sequence[int]]
+    ) -> Iterator[np.ndarray]:
+        """Vectors of each group, in their order; no thread is started for one alone."""
+        if len(groups) == 1 or self._threads == 1:
+            yield from map(encode, groups)
+            return
+        with ThreadPoolExecutor(self._threads) as pool:
+            yield from pool.map(encode, groups)
+
+    def _encode(self, session: Any, encoded: Sequence[Any], rows: Sequence[int]) -> np.ndarray:
+        """Vectors of texts of equally many tokens."""
+        ids = np.array([encoded[i].ids for i in rows], np.int64)
+        mask = np.ones_like(ids)
+        feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+        asked = {given.name: feed[given.name] for given in session.get_inputs()}
+        hidden = session.run(self._hidden and [self._hidden], asked)[0]
+        return mean_pooled_encoding(hidden, mask)
 
     def unknown_share(self, texts: Sequence[str]) -> np.ndarray:
         """Share of the pieces of each text that are not in the vocabulary, shape (texts,).

@@ -126,6 +126,8 @@ class Request:
     def key_order(self) -> str:
         """Tools and schema as they are written; empty where their keys are sorted, or there are none."""
         given = [self.tools, self.schema]
+        if not any(given):
+            return ""
         return "" if (written := _spelled(given, sort_keys=False)) == _spelled(given) else written
 
     @property

@@ -78,11 +78,13 @@ class Recordings:
         self._used: set[int] = set()  # places of answers that were given already
         self._read: set[tuple[str, int]] = set()
         self._lock = threading.Lock()
-        for place, recorded in enumerate(chain.from_iterable(map(_recorded_lines, (path, *also)))):
-            self._found[recorded.request].append((place, recorded))
+        self._size = 0
+        for recorded in chain.from_iterable(map(_recorded_lines, (path, *also))):
+            self._found[recorded.request].append((self._size, recorded))
+            self._size += 1
 
-    def __len__(self) -> int:
-        return sum(map(len, self._found.values()))
+    def __len__(self) -> int:  # asked with every request, by whoever asks whether there are any
+        return self._size
 
     def unused(self) -> Self:
         """The same answers, none of which was given yet; the files are not read again."""
@@ -167,6 +169,7 @@ class Recordings:
             recorded = Recorded(key, self.count(request), item_id, kept, other)
             place = len(self)
             self._found[key].append((place, recorded))
+            self._size += 1
             self._used.add(place)
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a+b") as file:

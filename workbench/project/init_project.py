@@ -1,7 +1,7 @@
 """``workbench init``: the files of a project in a folder or repository of one's own."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from workbench.rendering.numbers import counted
 
 FILES = Path(__file__).parent / "files"
 SAMPLE = "sample"
+GIT_FILES = ("gitignore", "gitattributes")
 CI = {
     "github": ("github.yml", ".github/workflows/workbench.yml"),
     "gitlab": ("gitlab.yml", ".gitlab-workbench.yml"),
@@ -21,16 +22,22 @@ _DEFAULT_EVALSET = re.compile(r'(evalset: str = \\")[^"\\]*(\\")')
 
 @dataclass(frozen=True, slots=True)
 class WrittenProject:
-    """What `init_project` did: files that are new, and those that were there and are as they were."""
+    """What `init_project` did: files that are new, and those that were there and are as they were.
+
+    Attributes
+    ----------
+    missing : mapping of str to tuple of str
+        Lines that ``.gitignore`` and ``.gitattributes`` lack, where they were there.
+    """
 
     root: Path
     new: tuple[Path, ...]
     kept: tuple[Path, ...]
-    missing_ignores: tuple[str, ...]
+    missing: Mapping[str, tuple[str, ...]]
 
 
 def init_project(root: Path, *, ci: str = "github") -> WrittenProject:
-    """Write notebooks, profiles, the sample evalset with its gates, ``.gitignore`` and what CI runs.
+    """Write notebooks, profiles, the sample evalset with its gates, what git is told, and what CI runs.
 
     >>> import tempfile
     >>> done = init_project(Path(tempfile.mkdtemp()), ci="none")
@@ -42,7 +49,7 @@ def init_project(root: Path, *, ci: str = "github") -> WrittenProject:
     root : Path
         Folder of the project; made where there is none. Nothing in it is overwritten.
     ci : {"github", "gitlab", "none"}
-        Whose file for running ``workbench check`` is written.
+        Whose file for running ``workbench verify`` and ``workbench check`` is written.
 
     Raises
     ------
@@ -63,7 +70,7 @@ def init_project(root: Path, *, ci: str = "github") -> WrittenProject:
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path} cannot be written or read: {error}; is something else in its place?") from error
         new.append(path)
-    return WrittenProject(root, tuple(new), tuple(kept), _missing_gitignores(root))
+    return WrittenProject(root, tuple(new), tuple(kept), _missing_git_lines(root))
 
 
 def gates_text() -> str:
@@ -83,7 +90,8 @@ def _project_contents(ci: str) -> Iterator[tuple[str, str]]:
         yield f"evalsets/{SAMPLE}/{path.relative_to(sample).as_posix()}", path.read_text(encoding="utf-8")
     yield f"evalsets/{SAMPLE}/gates.toml", gates_text()
     yield "evalsets/AGENTS.md", (FILES / "skill.md").read_text(encoding="utf-8")
-    yield ".gitignore", (FILES / "gitignore").read_text(encoding="utf-8")
+    for name in GIT_FILES:
+        yield f".{name}", (FILES / name).read_text(encoding="utf-8")
     if found := CI[ci]:
         source, target = found
         text = (FILES / source).read_text(encoding="utf-8")
@@ -101,10 +109,20 @@ def _notebook_with_sample(notebook: str) -> str:
     return _DEFAULT_EVALSET.sub(rf"\g<1>{SAMPLE}\g<2>", notebook, count=1)
 
 
-def _missing_gitignores(root: Path) -> tuple[str, ...]:
-    wanted = (FILES / "gitignore").read_text(encoding="utf-8").split()
-    there = (root / ".gitignore").read_text(encoding="utf-8").split()
-    return tuple(line for line in wanted if line not in there)
+def _missing_git_lines(root: Path) -> dict[str, tuple[str, ...]]:
+    """Lines of each of `GIT_FILES` that the project's own lacks; what keeps all files as they are lacks none."""
+    missing = dict[str, tuple[str, ...]]()
+    for name in GIT_FILES:
+        wanted, there = (_git_lines(path) for path in (FILES / name, root / f".{name}"))
+        kept = name == "gitattributes" and "* -text" in there
+        if lines := () if kept else tuple(line for line in wanted if line not in there):
+            missing[f".{name}"] = lines
+    return missing
+
+
+def _git_lines(path: Path) -> list[str]:
+    lines = (" ".join(line.split()) for line in path.read_text(encoding="utf-8").splitlines())
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 def tell_project_written(done: WrittenProject, say: Callable[[str], object]) -> None:
@@ -118,8 +136,8 @@ def tell_project_written(done: WrittenProject, say: Callable[[str], object]) -> 
         say(f"written: {folder}{files}")
     for path in done.kept:
         say(f"left as it is, because it was there: {path}")
-    if done.missing_ignores:
-        say(f"add to .gitignore: {'  '.join(done.missing_ignores)}")
+    for name, lines in done.missing.items():
+        say(f"add to {name}: {'  '.join(lines)}")
     if not done.new:
         say("nothing to write: everything was there")
     here = done.root.resolve() == Path.cwd()

@@ -92,7 +92,8 @@ def exact(answer: MeasuredAnswer) -> float:
     """1 where answer and reference are the same but for case, punctuation at the ends and spaces.
 
     The point of ``.5`` is no punctuation, nor is a mark that stands alone. Where the form is "json" and the reference
-    is JSON, the values are compared: the order of keys does not count, nor 1 against 1.0.
+    is JSON, the values are compared: the order of keys does not count, nor 1 against 1.0. What names a key twice holds
+    no one value: as an answer it is wrong, as a reference it is a text.
     """
     reference = _answer_needs_truth(answer.reference, "reference")
     if answer.form == "json" and (expected := _json_values(reference)):
@@ -245,9 +246,17 @@ def _answer_needs_truth(value: _T | None, what: str) -> _T:
 def _json_values(text: str) -> list[object]:
     """What a JSON text holds, alone in a list; an empty list where it is no JSON."""
     try:
-        return [json.loads(text, parse_int=_json_number, parse_float=_json_number)]
+        return [json.loads(text, parse_int=_json_number, parse_float=_json_number, object_pairs_hook=_json_object)]
     except (ValueError, ArithmeticError, RecursionError):
         return []
+
+
+def _json_object(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
+    """An object of which no key stands twice: readers differ in which of the values they take."""
+    whole = dict(pairs)
+    if len(whole) < len(pairs):
+        raise ValueError("a key stands twice")
+    return whole
 
 
 def _json_number(text: str) -> tuple[str, Decimal]:

@@ -10,7 +10,7 @@ from collections import Counter
 
 import nh3
 
-from workbench.rendering.text import escape, visible
+from workbench.rendering.text import escape, unbroken_numbers, visible
 
 _SVG_TAGS = "svg g path use defs text tspan circle ellipse rect line polyline polygon"
 _HTML_TAGS = (
@@ -144,5 +144,5 @@ table {{ border-collapse: collapse; width: 100%; }}
 caption {{ text-align: left; font-weight: 600; padding: .5rem 0; }}
 td, th {{ padding: .3rem .6rem; border-bottom: 1px solid; vertical-align: top; overflow-wrap: anywhere; }}
 </style></head>
-<body><main>{body}</main></body></html>
+<body><main>{unbroken_numbers(body)}</main></body></html>
 """

@@ -17,7 +17,10 @@ _NO_FORMULA = "mathjax_ignore tex2jax_ignore"  # MathJax from 3 on, and before
 # Tags as our tables write them; no text that is shown has such a one: it is escaped.
 _CAPTION, _CAPTION_STYLED = "<caption>", '<caption style="text-align:left;min-width:min(36em,80vw)">'
 _NUMBER = re.compile(r' class="wb-number" style="([^"]*)">([^<]*)<')
+_NOT_PROSE = re.compile(r"(<(pre|code|style|svg)\b.*?</\2>|<[^>]*>)", re.DOTALL)
 _PER_CENT = re.compile(r"(?<=\d) (?=%)")
+# Of numbers with a unit or a point: two whole ones may be any list.
+_INTERVAL = re.compile(r"(\[(?=[^\[\]]*[.%$])[^\[\]\s]*\d(?:&nbsp;%)?,) (?=[^\[\]\s]*\d(?:&nbsp;%)?\])")
 _NEWLINES = re.compile("\r\n?|\u2028|\u2029")
 
 
@@ -65,8 +68,25 @@ def cell_html(inner: str) -> str:
     >>> cell_html("<p>$1 of $2, 5 %</p>")
     '<div class="mathjax_ignore tex2jax_ignore"><p>$1 of $2, 5&nbsp;%</p></div>'
     """
-    whole = _NUMBER.sub(_unbroken, _PER_CENT.sub("&nbsp;", inner.replace(_CAPTION, _CAPTION_STYLED)))
+    whole = _NUMBER.sub(_unbroken, unbroken_numbers(inner.replace(_CAPTION, _CAPTION_STYLED)))
     return f'<div class="{_NO_FORMULA}">{whole}</div>'
+
+
+def unbroken_numbers(page: str) -> str:
+    """HTML of ours whose percentages and intervals are not broken at the end of a line; code stays as it is.
+
+    >>> unbroken_numbers("<p>5 % [0.1 %, 9.5 %]</p><code>5 %</code>")
+    '<p>5&nbsp;% [0.1&nbsp;%,&nbsp;9.5&nbsp;%]</p><code>5 %</code>'
+    """
+    out, end = list[str](), 0
+    for kept in _NOT_PROSE.finditer(page):
+        out += (_unbroken_prose(page[end : kept.start()]), kept[0])
+        end = kept.end()
+    return "".join((*out, _unbroken_prose(page[end:])))
+
+
+def _unbroken_prose(text: str) -> str:
+    return _INTERVAL.sub(r"\1&nbsp;", _PER_CENT.sub("&nbsp;", text))
 
 
 def _unbroken(cell: re.Match[str]) -> str:

@@ -17,7 +17,7 @@ from workbench.records import Decision
 from workbench.rendering.html import sanitize
 from workbench.rendering.numbers import counted, number
 from workbench.rendering.table import Column, Table
-from workbench.rendering.text import signed, tone, visible
+from workbench.rendering.text import signed, tone, unbroken_numbers, visible
 from workbench.reports.charts import forest, slices, weekly
 from workbench.reports.figure import Figure
 from workbench.reports.frontier import frontier
@@ -138,7 +138,7 @@ def write_report(run_dir: Path) -> Path:
     """
     path = run_dir / "report.html"
     text = _report_templates().get_template("report.html.j2").render(_context(load_results(run_dir)))
-    path.write_text(text, encoding="utf-8")
+    path.write_text(unbroken_numbers(text), encoding="utf-8")
     return path
 
 

@@ -45,6 +45,7 @@ _TIMED = sa.Table(
     sa.Column("ms", sa.Float, nullable=False),
 )
 EMBEDDED_AT_ONCE, WRITTEN_AT_ONCE = 64, 256  # texts, documents
+CHARACTERS_KEPT = 100_000_000  # of chunks, between two tables
 _LOOKUP = 500
 
 
@@ -226,15 +227,32 @@ class IngestReport:
 
 @dataclass(slots=True)
 class IngestMemo:
-    """Hashes and chunks of documents by how they were made, so that a further table costs neither again."""
+    """Hashes and chunks of documents by how they were made, so that a further table costs neither again.
 
+    ``room`` is how many characters of chunks are kept; what goes beyond is cut again for each table.
+    """
+
+    room: int = CHARACTERS_KEPT
     digests: dict[Hashable, str] = field(default_factory=dict)
-    chunks: dict[Hashable, list[Chunk]] = field(default_factory=dict)
+    _chunks: dict[Hashable, tuple[list[Chunk], Tokenizer]] = field(default_factory=dict)
+    _kept: int = 0
+
+    def chunks(self, document: Document, chunker: Chunker, tokenizer: Tokenizer) -> list[Chunk]:
+        """The document, cut; finding its tokens is the dearest part of a table whose vectors are known."""
+        key = document, repr(chunker), id(tokenizer)  # kept beside the chunks, so that no other gets its id
+        if known := self._chunks.get(key):
+            return known[0]
+        cut = chunker.chunk(document, tokenizer)
+        if self._kept + (size := sum(len(chunk.text) for chunk in cut)) <= self.room:
+            self._chunks[key] = cut, tokenizer
+            self._kept += size
+        return cut
 
     def clear(self) -> None:
         """Give back the memory."""
         self.digests.clear()
-        self.chunks.clear()
+        self._chunks.clear()
+        self._kept = 0
 
 
 def ingest(
@@ -293,7 +311,7 @@ def ingest(
             f"the store takes vectors of {store.dimension}, encoder {embedder.encoder_id!r} makes "
             f"{embedder.dimension}; open a table of that dimension"
         )
-    recipe = _IngestRecipe(chunker, tokenizer, embedder, vectors, IngestMemo() if memo is None else memo)
+    recipe = _IngestRecipe(chunker, tokenizer, embedder, vectors, IngestMemo(room=0) if memo is None else memo)
     jobs, gone, report = _ingest_plan(store, documents, recipe, prune)
     for i in range(0, len(jobs), batch):
         part = jobs[i : i + batch]
@@ -379,18 +397,11 @@ class _IngestRecipe:
             known = digests[document, how] = content_hash(document.doc_id, document.content_hash, *how)
         return known
 
-    def chunks(self, document: Document) -> list[Chunk]:
-        """The document, cut; finding its tokens is the dearest part of a table whose vectors are known."""
-        cut, key = self.memo.chunks, (document, repr(self.chunker), type(self.tokenizer).__qualname__)
-        if (known := cut.get(key)) is None:
-            known = cut[key] = self.chunker.chunk(document, self.tokenizer)
-        return known
-
     def rows(
         self, jobs: Sequence[_IngestJob], on_embedded: Callable[[int, int], None] | None
     ) -> tuple[list[ChunkRow], int]:
         """Rows of the documents, and how many texts had to be embedded for them."""
-        cut = [(job, self.chunks(job.document)) for job in jobs]
+        cut = [(job, self.memo.chunks(job.document, self.chunker, self.tokenizer)) for job in jobs]
         if lost := [job.document.doc_id for job, chunks in cut if not chunks]:
             raise StoreError(f"{self.chunker!r} made no chunk of {lost[0]!r}, which has text")
         with attributed(purpose="ingest"):

@@ -12,7 +12,7 @@ from workbench.errors import ConfigError
 from workbench.evalset.outcomes import Requests
 from workbench.evaluation.consistency import require_served
 from workbench.inference.call_attempt import Books
-from workbench.inference.embedding import Embedder, load_embedder
+from workbench.inference.embedding import Embedder, load_embedder, wake_embedder
 from workbench.inference.messages import LOCAL, Route
 from workbench.inference.prices import PriceTable, project_prices
 from workbench.inference.recordings import FOLDER
@@ -98,6 +98,7 @@ def load_routed(
     decision, router = _router_in_use(settings, evalset, accept_provisional)
     embedder = load_embedder(decision.settings["embedder"], settings, books) if router.reads == "vectors" else None
     _require_fit_router(settings, evalset, decision, router, embedder)
+    wake_embedder(embedder)
     return Routed(evalset, router, embedder)
 
 

@@ -35,8 +35,8 @@ def answer_names_accepted(text: str, accept: Sequence[str]) -> bool:
 
     >>> answer_names_accepted("Use `df.merge(how='left_anti')`.", ["left_anti"])
     True
-    >>> answer_names_accepted("premerged", ["merge"])
-    False
+    >>> answer_names_accepted("premerged", ["merge"]), answer_names_accepted("C++, not C#", ["C"])
+    (False, False)
     """
     return any(re.search(_whole_name(name), text, re.IGNORECASE) for name in accept)
 
@@ -63,7 +63,7 @@ def is_yes_no(accept: Collection[str]) -> bool:
 
 def _whole_name(name: str) -> str:
     before = r"(?<!\w)" if name[:1].isalnum() else ""
-    after = r"(?!\w)" if name[-1:].isalnum() else ""
+    after = r"(?!\w|\+\+|#(?!\w))" if name[-1:].isalnum() else ""  # C++ and C# are other names than C
     return before + re.escape(name) + after
 
 

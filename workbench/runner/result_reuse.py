@@ -25,13 +25,16 @@ from workbench.records import content_hash, file_hash
 
 _OF_A_RUN = ("WORKBENCH_RUN_DIR", "WORKBENCH_RUNS", "WORKBENCH_PROFILE")
 _SOURCES = (".py", ".ipynb", ".toml", ".yaml", ".yml")
+_IMPORTED = (*_SOURCES, ".json", ".pyd", ".so")
+# What is installed says of itself, and of its files; "" is the file itself where there is no folder.
+_SAID = ("METADATA", "PKG-INFO", "", "RECORD", "direct_url.json")
 
 
 def result_rests_on(settings: Settings, notebook: str, profile: str, parameters: Mapping[str, Any]) -> str:
     """``result_rests_on(settings, "retrieval", "ci", parameters)``: hash of all that the result of a run rests on.
 
     It holds the commit and each file that differs from it, the evalset with its decisions and recordings, files that
-    parameters name, weights, the notebooks, this package, every installed version, the environment's settings and the
+    parameters name, weights, the notebooks, this package, all that is installed, the environment's settings and the
     machine.
 
     Returns
@@ -102,18 +105,28 @@ def _weights_of_result(folder: Path) -> Iterator[str]:
 
 
 def _installed_of_result(apart: Collection[Path]) -> Iterator[str]:
-    """What all that is installed says of itself, and the code of what is installed as the folder that it is written in.
+    """What all that is installed says of itself, and the code of each folder that is imported as it is written.
 
     This package is not among these: `package_hash` has its own files.
     """
     said: list[str] = []
     for each in metadata.distributions():  # what it says of itself is hashed as it stands: parsing it is dear
-        about = each.read_text("METADATA") or each.read_text("PKG-INFO") or ""
-        origin = json.loads(each.read_text("direct_url.json") or "{}")
+        about = [each.read_text(name) or "" for name in _SAID]
+        origin = json.loads(about[-1] or "{}")
         editable = origin.get("dir_info", {}).get("editable") and str(origin.get("url", "")).startswith("file://")
         theirs = editable and each.name != DISTRIBUTION
-        code = code_tree_hash(Path(url2pathname(origin["url"].removeprefix("file://"))), apart) if theirs else ""
-        said.append(content_hash(about, code))
+        code = _imported_code_hash(Path(url2pathname(origin["url"].removeprefix("file://"))), apart) if theirs else ""
+        said.append(content_hash(*about, code))
     yield from sorted(said)
     for folder in filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)):
-        yield code_tree_hash(Path(folder), apart)
+        yield folder  # two folders of one repository have the same hash
+        yield _imported_code_hash(Path(folder), apart)
+
+
+def _imported_code_hash(folder: Path, apart: Collection[Path]) -> str:
+    """Hash of the code of the folder's repository; without one, of what can be imported from the folder or archive."""
+    if known := code_tree_hash(folder, apart):
+        return known
+    outside = [each.resolve() for each in apart]
+    inside = [folder] if folder.is_file() else (p for p in folder.resolve().rglob("*") if p.suffix in _IMPORTED)
+    return hash_of_files(folder.resolve(), (p for p in inside if not any(map(p.is_relative_to, outside))))

@@ -18,6 +18,7 @@ from workbench.inference.messages import Usage
 _LARGEST = 2**40  # tokens of one call; what is beyond is no count
 _MOST_USD = 1_000_000_000
 _VENDORS_COUNTS = {"prompt_tokens", "completion_tokens", "input_tokens", "output_tokens"}
+_STANDARD_TIERS = ("standard", "default", "auto", "standard_only", "on_demand")
 
 
 def field_at(row: Any, path: str) -> Any:
@@ -215,6 +216,23 @@ def _langfuse_class(name: str) -> str:
     return "output" if name.startswith("output") else ""
 
 
+def tier_field(*told: Any) -> str:
+    """Tier that a call ran at, by the first that is told: what the answer says before what was asked for.
+
+    "" is the standard one, by any of the names that vendors give it.
+
+    >>> tier_field(None, "Priority"), tier_field("default", "flex")
+    ('priority', '')
+    """
+    found = next((each.strip().lower() for each in told if isinstance(each, str) and each.strip()), "")
+    return "" if found in _STANDARD_TIERS else found
+
+
+def answer_tier_field(answer: Any) -> Any:
+    """Tier that an answer of OpenAI's form names itself, or Anthropic's in its usage; None if neither."""
+    return first_field(answer, "service_tier", "usage.service_tier")
+
+
 def json_field(value: Any) -> Any:
     """What a text that is JSON holds; other texts, and values that are read already, as they are.
 
@@ -273,6 +291,21 @@ def moment_field(name: str, value: Any) -> tuple[float, str]:
         return seconds, datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "+00:00"
     except (ValueError, OverflowError, OSError):
         raise Unusable(f"{name} {shown_cell(value)} is no time") from None
+
+
+def span_latency(start: Any, end: Any) -> tuple[str, float | None]:
+    """ISO time of a start, and the milliseconds to an end, where both are told.
+
+    Raises
+    ------
+    Unusable
+        If one is no time.
+    """
+    if start is None or start == "":
+        return "", None
+    begun, started = moment_field("start time", start)
+    ended = moment_field("end time", end)[0] if end not in (None, "") else None
+    return started, amount_field("latency", (ended - begun) * 1000) if ended is not None and ended >= begun else None
 
 
 def log_document(path: Path) -> Any:

@@ -25,6 +25,7 @@ from workbench.evalset.imports.logged_calls import (
     logged_arm_name,
     logged_call_price,
     logged_cost_nanos,
+    logged_tier_lacks_price,
 )
 from workbench.evalset.imports.outcome_tables import GATES, OutcomeRepairs, checked_outcomes
 from workbench.evalset.imports.pairs_and_streams import SAME_WORDS
@@ -234,14 +235,25 @@ def log_cost_lines(log: ToolLog, prices: PriceTable) -> list[str]:
         price = logged_call_price(calls[0], prices)
         by_tokens = f"${sum(mine) / NANOS_PER_USD:.6f} by the tokens of {len(mine):,}" if mine else "no known price"
         if not mine and price:
-            by_tokens = "no tokens"
+            by_tokens = "no price of what was used" if any(c.usage for c in calls) else "no tokens"
         told = f"${sum(logged):.6f} by the log, for {len(logged):,}" if logged else "the log says no cost"
         odd = [f"{n:,} {what}" for what, n in (("failed", sum(bool(c.error) for c in calls)),
                ("from a cache", sum(c.cached for c in calls))) if n]  # fmt: skip
         lines.append(
             f"{name}: {counted(len(calls), 'call')}{''.join(f', {text}' for text in odd)}; {by_tokens}; {told}"
         )
-    return lines + _same_answers(groups)
+    return lines + _tier_lines(log, prices) + _same_answers(groups)
+
+
+def _tier_lines(log: ToolLog, prices: PriceTable) -> list[str]:
+    """A line on the calls of each tier that has no price here: what they are taken to cost."""
+    lacking = [call for call in log.calls if call.usage and logged_tier_lacks_price(call, prices)]
+    told = Counter((call.tier, call.usd is not None, logged_call_price(call, prices)) for call in lacking)
+    return [
+        f"{counted(n, 'call')} ran at tier {tier}, whose price is not known here: priced as "
+        f"{'the log says' if by_log else 'standard'}; its own price is a row {f'{name}@{tier}'!r} of models.toml"
+        for (tier, by_log, name), n in told.items()
+    ]
 
 
 def _same_answers(groups: Mapping[str, Iterable[LoggedCall]]) -> list[str]:
@@ -395,7 +407,8 @@ def ledger_rows_of_log(log: ToolLog, prices: PriceTable, purpose: str) -> list[L
 
 def _log_cost_of(call: LoggedCall, prices: PriceTable, tool: str) -> tuple[int, str]:
     if (cost := logged_cost_nanos(call, prices)) is not None:
-        return cost, f"{prices.version}{'+batch' if call.batch else ''}"
+        tier = "" if logged_tier_lacks_price(call, prices) else call.tier
+        return cost, f"{prices.version}{f'+{tier}' if tier else ''}"
     return (0, "") if call.usd is None else (nanos(call.usd), f"as logged by {tool}")
 
 

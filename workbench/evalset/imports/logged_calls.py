@@ -62,8 +62,8 @@ class LoggedCall:
         Whom the request named, and whom the answer names: often the same model with its date.
     started : str
         ISO time in UTC.
-    batch : bool
-        Asked by a vendor's batch interface, at half the price.
+    tier : str
+        Tier of the vendor that it ran at, such as flex, priority, or batch at half the price; "" is the standard one.
     """
 
     line: int
@@ -80,7 +80,7 @@ class LoggedCall:
     usd: float | None = None
     latency_ms: float | None = None
     cached: bool = False
-    batch: bool = False
+    tier: str = ""
     tenant_id: str = ""
     user_id: str = ""
     feature: str = ""
@@ -170,15 +170,27 @@ class ToolLog:
 
 
 def logged_cost_nanos(call: LoggedCall, prices: PriceTable) -> int | None:
-    """Nano-dollars of the tokens of a call by the price table, at half price for a batch; None if not known."""
+    """Nano-dollars of the tokens of a call by the price table; None if not known.
+
+    A tier has the price of the row ``MODEL@TIER``. Without that row a batch costs half, and any other tier what the log
+    says, else what the standard one costs.
+    """
     name = logged_call_price(call, prices)
-    if call.usage is None or name is None:
+    lacking = logged_tier_lacks_price(call, prices)
+    if call.usage is None or name is None or (lacking and call.usd is not None):
         return None
+    own = f"{name}@{call.tier}"
     try:
-        whole_price = prices.cost_nanos(name, call.usage)
+        cost = prices.cost_nanos(own if own in prices.models else name, call.usage)
     except UnknownPrice:
         return None
-    return math.ceil(whole_price / 2) if call.batch else whole_price
+    return math.ceil(cost / 2) if call.tier == "batch" and own not in prices.models else cost
+
+
+def logged_tier_lacks_price(call: LoggedCall, prices: PriceTable) -> bool:
+    """Whether a call ran at a tier that the price table knows no price of, though it has one of the model."""
+    name = logged_call_price(call, prices)
+    return name is not None and call.tier not in ("", "batch") and f"{name}@{call.tier}" not in prices.models
 
 
 def logged_call_price(call: LoggedCall, prices: PriceTable) -> str | None:

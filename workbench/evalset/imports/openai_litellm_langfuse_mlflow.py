@@ -10,6 +10,7 @@ from workbench.evalset.cells import Unusable, number_cell, shown_cell
 from workbench.evalset.files import Row
 from workbench.evalset.imports.log_fields import (
     amount_field,
+    answer_tier_field,
     field_at,
     field_objects,
     field_text,
@@ -21,6 +22,8 @@ from workbench.evalset.imports.log_fields import (
     log_rows,
     message_text_field,
     question_field,
+    span_latency,
+    tier_field,
     usage_fields,
     usd_field,
     vendor_usage_field,
@@ -33,7 +36,7 @@ from workbench.evalset.imports.logged_calls import (
     ToolLog,
     attach_logged_scores,
 )
-from workbench.evalset.imports.span_logs import asked_in_span, hits_of_span, span_latency
+from workbench.evalset.imports.span_logs import asked_in_span, hits_of_span
 from workbench.inference.messages import Usage
 from workbench.rendering.numbers import counted
 
@@ -113,7 +116,7 @@ def _openai_batch_call(line: int, row: dict[str, Any], name: str, asked: Mapping
         output="" if failed else output,
         error=(error or kind or f"status {code}") if failed else "",
         usage=vendor_usage_field(field_at(body, "usage")),
-        batch=True,
+        tier="batch",
         started=span_latency(created, None)[0] if created else "",
         feature=field_text(asked, "metadata.feature"),
         tenant_id=field_text(asked, "metadata.tenant_id"),
@@ -185,10 +188,23 @@ def _litellm_call(line: int, row: dict[str, Any]) -> LoggedCall:
         usd=usd_field("spend", first_field(row, "response_cost", "spend")),
         latency_ms=None if cached or failed else latency,
         cached=cached,
+        tier=_litellm_tier(row, metadata),
         started=started,
         tenant_id=field_text(row, "team_id") or field_text(metadata, "user_api_key_team_id", "team_id"),
         user_id=field_text(row, "end_user", "user") or field_text(row, "model_parameters.user"),
         feature=_litellm_tag(first_field(row, "request_tags") or field_at(metadata, "tags")),
+    )
+
+
+def _litellm_tier(row: Mapping[str, Any], metadata: Any) -> str:
+    """Tier by the answer, by its usage, by what litellm charged, or by the request: a stream's answer names none."""
+    return tier_field(
+        answer_tier_field(json_field(row.get("response"))),
+        field_at(metadata, "usage_object.service_tier"),
+        field_at(json_field(row.get("cost_breakdown")), "service_tier"),
+        field_at(metadata, "cost_breakdown.service_tier"),
+        field_at(json_field(row.get("model_parameters")), "service_tier"),
+        field_at(json_field(row.get("proxy_server_request")), "service_tier"),
     )
 
 
@@ -261,6 +277,11 @@ def _langfuse_call(line: int, row: dict[str, Any]) -> LoggedCall | None:
         error=(field_text(row, "status_message") or "error") if failed else "",
         usage=_langfuse_usage(row),
         usd=usd_field("total_cost", cost),
+        tier=tier_field(
+            answer_tier_field(json_field(row.get("output"))),
+            field_at(metadata, "service_tier"),
+            field_at(json_field(row.get("model_parameters")), "service_tier"),
+        ),
         latency_ms=None if failed else latency,
         started=started,
         tenant_id=field_text(metadata, "tenant_id", "attributes.tenant_id"),
@@ -422,6 +443,7 @@ def _mlflow_span(
             inside=True,
         ),
         usd=usd_field("cost", field_at(said.get("mlflow.llm.cost"), "total_cost")),
+        tier=tier_field(answer_tier_field(said.get("mlflow.spanOutputs")), field_at(asked, "service_tier")),
         latency_ms=None if failed else latency,
         started=started,
         tenant_id=who["tenant_id"],

@@ -9,6 +9,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from workbench.evalset.imports.log_fields import (
     message_text_field,
     moment_field,
     question_field,
+    tier_field,
     usage_fields,
     usd_field,
 )
@@ -186,15 +188,16 @@ def read_inspect(paths: Sequence[Path]) -> ToolLog:
         model, judges = field_text(header, "eval.model"), _inspect_graders(header)
         if not model:
             raise EvalsetError(f"{path} names no model (eval.model): it is no log of Inspect")
-        task = field_text(header, "eval.task")
+        task, tier = field_text(header, "eval.task"), tier_field(field_at(header, "eval.model_args.service_tier"))
+        read = partial(_inspect_call, model=model, task=task, judges=judges)
 
         def sample(
-            line: int, row: dict[str, Any], model: str = model, task: str = task, judges: Mapping[str, Source] = judges
+            line: int, row: dict[str, Any], read: Callable[..., LoggedCall] = read, tier: str = tier
         ) -> LoggedCall:
-            call = _inspect_call(line, row, model, task, judges)
+            call = read(line, row)
             kept = tuple(score for score in call.scores if not _says_nothing(score.name, row.get("target")))
             blind.update(score.name for score in call.scores if score not in kept)
-            return replace(call, scores=kept)
+            return replace(call, scores=kept, tier=tier)
 
         log.each(path, rows, sample)
     for name, n in blind.items():

@@ -16,7 +16,7 @@ from workbench.errors import EvalsetError
 from workbench.evalset.cells import Unusable, number_cell, shown_cell
 from workbench.evalset.files import Row
 from workbench.evalset.imports.log_fields import (
-    amount_field,
+    answer_tier_field,
     field_at,
     field_text,
     json_field,
@@ -27,6 +27,7 @@ from workbench.evalset.imports.log_fields import (
     message_text_field,
     moment_field,
     question_field,
+    tier_field,
     usage_fields,
     usd_field,
 )
@@ -42,6 +43,7 @@ _USER = ("wb.user_id", "user.id", "enduser.id", "user_id", "metadata.user_id", "
 _FEATURE = ("wb.feature", "feature", "metadata.feature", "langfuse.trace.metadata.feature", "gen_ai.agent.name")
 _DEEPEST = 1000
 _SERVED = ("gen_ai.response.model", "llm.model_name", "langfuse.observation.model.name", "embedding.model_name")
+_OPENAI = ("openai", "gen_ai.openai")  # what is OpenAI's own in the GenAI conventions; the older name after the newer
 # Tokens of the prompt, of the output, read from a cache, written to one; older names after the newer.
 _GENAI_USAGE = (
     ("gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens"),
@@ -332,9 +334,7 @@ def _call_of_span(span: LoggedSpan, above: Sequence[LoggedSpan], messages: Any) 
     vendor = _first_of_span(said, "gen_ai.provider.name", "gen_ai.system", "llm.provider", "llm.system")
     parameters = json_field(said.get("llm.invocation_parameters"))
     asked = json_field(said.get("input.value"))
-    served = _first_of_span(
-        said, "gen_ai.response.model", "llm.model_name", "langfuse.observation.model.name", "embedding.model_name"
-    )
+    served = _first_of_span(said, *_SERVED)
     model = (
         _first_of_span(said, "gen_ai.request.model")
         or field_text(parameters, "model")
@@ -356,6 +356,7 @@ def _call_of_span(span: LoggedSpan, above: Sequence[LoggedSpan], messages: Any) 
         error=span.error,
         usage=_span_usage(said),
         usd=usd_field("cost", _span_cost(said)),
+        tier=_span_tier(said, parameters, asked),
         latency_ms=None if span.error else span.latency_ms,
         started=span.started,
         tenant_id=_said_around_span(around, _TENANT),
@@ -446,6 +447,17 @@ def _span_cost(said: Mapping[str, Any]) -> Any:
     return field_at(details, "total") or next((said[n] for n in names if said.get(n) is not None), None)
 
 
+def _span_tier(said: Mapping[str, Any], *asked: Any) -> str:
+    """Tier by the answer, else by what was asked for."""
+    own = json_field(said.get("langfuse.observation.model.parameters"))
+    return tier_field(
+        *(said.get(f"{vendor}.response.service_tier") for vendor in _OPENAI),
+        *(answer_tier_field(json_field(said.get(name))) for name in ("output.value", "langfuse.observation.output")),
+        *(said.get(f"{vendor}.request.service_tier") for vendor in _OPENAI),
+        *(field_at(each, "service_tier") for each in (*asked, own)),
+    )
+
+
 def _search_of_span(span: LoggedSpan, above: Sequence[LoggedSpan]) -> LoggedSearch:
     query = asked_in_span(json_field(span.said.get("input.value"))) or _first_of_span(
         span.said, "gen_ai.retrieval.query.text"
@@ -481,18 +493,3 @@ def hits_of_span(rows: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, float], 
     if any(scored) and not all(scored):
         hits = [(name, -float(place)) for place, (name, _) in enumerate(hits)]
     return tuple(hits)
-
-
-def span_latency(start: Any, end: Any) -> tuple[str, float | None]:
-    """ISO time of a start, and the milliseconds to an end, where both are told.
-
-    Raises
-    ------
-    Unusable
-        If one is no time.
-    """
-    if start is None or start == "":
-        return "", None
-    begun, started = moment_field("start time", start)
-    ended = moment_field("end time", end)[0] if end not in (None, "") else None
-    return started, amount_field("latency", (ended - begun) * 1000) if ended is not None and ended >= begun else None
