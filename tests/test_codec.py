@@ -105,6 +105,33 @@ def test_what_does_not_fit_is_told_with_its_place(change: dict[str, Any], says: 
     assert says in refusal(WHOLE | change)
 
 
+@dataclass(frozen=True)
+class Failed:
+    retry: bool = False
+
+
+@dataclass(frozen=True)
+class Answered:
+    text: str
+
+
+@dataclass(frozen=True)
+class Cited:
+    text: str
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    found: Failed | Answered | Cited
+
+
+@pytest.mark.parametrize("found", [Failed(retry=True), Answered("a"), Cited("a", ("b.md",))])
+def test_a_value_of_a_union_comes_back_as_its_own_class_with_all_it_has(found: Any) -> None:
+    """temporalio 1.35.0 takes the first class that can be made of the fields, and drops those that it has not."""
+    assert from_plain(Outcome, to_plain(Outcome(found)), "o") == Outcome(found)
+
+
 def test_everything_wrong_is_told_at_once_and_of_very_much_how_much_more() -> None:
     said = refusal({"leg": [], "steps": "x", "open": 3})
     assert said == (

@@ -298,6 +298,28 @@ def test_langfuse_s_exports_are_read_in_every_format(tmp_path, suffix):
     assert "1 score of people or models is not in [0, 1]" in (tmp_path / "out" / "card.md").read_text()
 
 
+@pytest.mark.parametrize("counts", [
+    {"input": 6000, "input_cache_read": 4000, "output": 200, "output_reasoning": 300, "total": 10500},
+    {"input": 0, "input_flex": 6000, "input_flex_cache_read": 4000, "output": 0, "output_flex": 200,
+     "output_flex_reasoning": 300, "total": 10500},
+    {"input": 10000, "input_priority": 6000, "input_priority_cache_read": 4000, "output": 500,
+     "output_priority": 200, "output_priority_reasoning": 300, "total": 10500},
+    {"input": 6000, "cache_read_input_tokens": 4000, "output": 500},
+], ids=["no tier", "flex", "priority", "Anthropic"])  # fmt: skip
+@pytest.mark.parametrize("tool", ["langfuse", "otlp"])
+def test_a_call_has_its_tokens_whatever_names_langfuse_gives_them(tmp_path, tool, counts):
+    """Langfuse 5.0.4 takes a tier's tokens off the input, or leaves them in and lists them once more."""
+    if tool == "langfuse":
+        rows = [LANGFUSE[0] | {"usage_details": counts}]
+    else:
+        rows = [json.loads(line) for line in (LOGS / "langfuse_spans.jsonl").read_text().splitlines()[:1]]
+        for told in rows[0]["resourceSpans"][0]["scopeSpans"][0]["spans"][0]["attributes"]:
+            if told["key"] == "langfuse.observation.usage_details":
+                told["value"] = {"stringValue": json.dumps(counts)}
+    (call,) = read_log(tool, [lines(tmp_path / "rows.jsonl", rows)]).calls
+    assert call.usage == Usage(6000, 4000, 0, 500)
+
+
 def test_a_call_that_holds_another_is_counted_once(tmp_path):
     request = json.loads((LOGS / "openinference.jsonl").read_text().splitlines()[1])
     (span,) = request["resourceSpans"][0]["scopeSpans"][0]["spans"]

@@ -135,6 +135,16 @@ def test_right_and_wrong_are_compared_alike_whichever_arm_comes_first(arms):
     assert gain.low > 0.1
 
 
+def test_items_are_paired_by_their_ids_in_whatever_order_their_rows_are():
+    """dabest 2025.10.20 pairs the first row of one arm with the first of the other, whatever their ids say."""
+    rng = np.random.default_rng(0)
+    old = rng.uniform(0.2, 0.8, 80)
+    scores = scores_of(old=old, new=old + 0.03 + rng.normal(0, 0.02, 80))
+    ordered = compare(scores, ["new"], reference="old", margin=0.05)
+    assert ordered[0].low > 0.02
+    assert compare(scores.sample(fraction=1.0, shuffle=True, seed=1), ["new"], reference="old", margin=0.05) == ordered
+
+
 def test_classification_by_bounds():
     d = np.random.default_rng(6).normal(0, 0.1, 100)
     clusters = np.arange(100)

@@ -545,6 +545,22 @@ def test_hit_of_the_cache_costs_nothing_and_says_what_it_saved(engine) -> None:
     assert client.complete(ASK, model=SMALL, max_tokens=9).source == "model"
 
 
+def test_tokens_of_an_answer_from_the_cache_are_counted_once(engine) -> None:
+    """langchain-core 1.8.3 counts those of each repeat again, so that a cache saves no tokens."""
+    tracing = Tracing(engine)
+    client = client_of(engine, [answer()], cache=Kept(), tracing=tracing)
+    bought, *served = [client.complete(ASK, model=SMALL, use=CacheUse()) for _ in range(5)]
+    tracing.flush()
+    assert [c.source for c in served] == ["cache"] * 4
+    frame = client.books.ledger.frame()
+    counted = sum(frame[name].sum() for name in ("fresh_tokens", "cache_read_tokens", "cache_write_tokens"))
+    assert counted == bought.response.usage.input > 0
+    assert frame["output_tokens"].sum() == bought.response.usage.output
+    for hit in served:
+        for span in load_trace(engine, hit.trace_id).rows:
+            assert not [name for name in span.attributes if name.startswith("gen_ai.usage.")]
+
+
 def test_trace_shows_why_a_call_took_its_time(engine) -> None:
     tracing = Tracing(engine)
     parts = {"tracing": tracing, "limits": {SMALL: RateLimit(requests_per_minute=1)}, "cache": Kept()}

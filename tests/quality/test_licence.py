@@ -166,6 +166,17 @@ def test_clusters_count_and_not_items():
     assert kinds(found) == ["few labels"]
 
 
+@pytest.mark.parametrize("between", [0.5, 0.75, 0.9])
+def test_a_judge_that_is_off_by_more_agrees_less_whatever_the_grades_are_called(between):
+    """scikit-learn 1.9.1 weighs grades by their places in the alphabet, or among those that occur."""
+    labels, codes = np.repeat([0.0, between, 1.0], 40), np.arange(120)
+    one_off, two_off = labels.copy(), labels.copy()
+    one_off[100:], two_off[100:] = between, 0.0
+    near, far = (measure_licence_agreement(labels, judged, codes, LicenceRule()) for judged in (one_off, two_off))
+    assert near.kappa == pytest.approx(1.0)
+    assert far.kappa == pytest.approx(2 / 3)
+
+
 def test_agreement_is_that_of_an_independent_implementation():
     judged = agreeing(0.8)
     found = measure_licence_agreement(LABELS, judged, np.arange(N), LicenceRule())

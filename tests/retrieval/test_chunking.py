@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -92,6 +94,18 @@ def test_title_takes_at_most_half_of_a_chunk():
 def test_windows_share_their_overlap():
     chunks = FixedTokens(4, 1).chunk(Document("d", "a b c d e f g h"), TOKENS)
     assert [c.text for c in chunks] == ["a b c d", "d e f g", "g h"]
+
+
+@pytest.mark.parametrize("chunker", [FixedTokens(60, 0), FixedTokens(60, 20), ByStructure(60)])
+def test_a_passage_that_comes_twice_is_at_its_own_place_both_times(chunker):
+    """langchain-text-splitters 1.1.3 searches for the text behind it, and finds that of the other product."""
+    steps = " ".join(f"Press button {i} and wait until lamp {i} is lit." for i in range(60))
+    document = Document("d", f"Product one.\n\n{steps}\n\nProduct two.\n\n{steps}")
+    chunks = chunker.chunk(document, TOKENS)
+    starts = [c.start for c in chunks]
+    assert starts == sorted(set(starts))
+    gaps = [document.full_text[one.end : other.start] for one, other in pairwise(chunks)]
+    assert not "".join(gaps).strip(), "no chunk jumps over text that is in none"
 
 
 NUMPYDOC = """Merge frames.

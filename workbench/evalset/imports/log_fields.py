@@ -17,6 +17,7 @@ from workbench.inference.messages import Usage
 
 _LARGEST = 2**40  # tokens of one call; what is beyond is no count
 _MOST_USD = 1_000_000_000
+_VENDORS_COUNTS = {"prompt_tokens", "completion_tokens", "input_tokens", "output_tokens"}
 _STANDARD_TIERS = ("standard", "default", "auto", "standard_only", "on_demand")
 
 
@@ -170,6 +171,49 @@ def vendor_usage_field(row: Any) -> Usage | None:
         cache_write=first_field(row, "cache_creation_input_tokens", "input_token_details.cache_creation"),
         inside=read is not None,
     )
+
+
+def langfuse_usage_field(found: Any) -> Usage | None:
+    """Token classes of Langfuse's ``usage_details``: a vendor's own object, or counts ``input*`` and ``output*``.
+
+    Those are disjoint, unless ``input`` and ``output`` are all of the total: then they hold the others, as they do
+    of calls of OpenAI's priority tier.
+
+    >>> langfuse_usage_field({"input": 60, "input_cache_read": 100, "output": 7, "total": 167})
+    Usage(fresh=60, cache_read=100, cache_write=0, output=7, cache_write_long=0)
+    >>> details = {"input_priority": 60, "input_priority_cache_read": 100, "output_priority": 7}
+    >>> langfuse_usage_field({"input": 160, "output": 7, "total": 167} | details)
+    Usage(fresh=60, cache_read=100, cache_write=0, output=7, cache_write_long=0)
+
+    Raises
+    ------
+    Unusable
+        If a count is none.
+    """
+    if not isinstance(found, dict) or _VENDORS_COUNTS & found.keys():
+        return vendor_usage_field(found)
+    counts = {str(key): value for key, value in found.items() if isinstance(value, int | float | str)}
+    parts = {"read": 0.0, "write": 0.0, "input": 0.0, "output": 0.0, "": 0.0}
+    whole = {"input": 0.0, "output": 0.0, "total": 0.0}
+    for key, value in counts.items():
+        count = amount_field(key, value) or 0
+        parts[_langfuse_class(key)] += count
+        if key in whole:
+            whole[key] = count
+    inside = 0 < whole["input"] + whole["output"] == whole["total"]
+    most = whole if inside else parts
+    return usage_fields(
+        most["input"], most["output"], cache_read=parts["read"], cache_write=parts["write"], inside=inside
+    )
+
+
+def _langfuse_class(name: str) -> str:
+    """Class that Langfuse counts under this name; "" where others count it, as the parts of what was written do."""
+    if name in ("cache_read_input_tokens", "cache_creation_input_tokens"):  # of Anthropic, beside the input
+        return "read" if "read" in name else "write"
+    if name.startswith("input"):
+        return "read" if "cache_read" in name or "cached" in name else "write" if "cache" in name else "input"
+    return "output" if name.startswith("output") else ""
 
 
 def tier_field(*told: Any) -> str:

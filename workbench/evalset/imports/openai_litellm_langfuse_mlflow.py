@@ -16,6 +16,7 @@ from workbench.evalset.imports.log_fields import (
     field_text,
     first_field,
     json_field,
+    langfuse_usage_field,
     log_document,
     log_files_in,
     log_rows,
@@ -290,23 +291,10 @@ def _langfuse_call(line: int, row: dict[str, Any]) -> LoggedCall | None:
 
 
 def _langfuse_usage(row: dict[str, Any]) -> Usage | None:
-    """Of ``usage_details``: a vendor's own object, or classes ``input*`` and ``output*``, which are disjoint."""
     found = json_field(first_field(row, "usage_details", "usage"))
     if not isinstance(found, dict) or not found:
         return usage_fields(row.get("prompt_tokens"), row.get("completion_tokens"), inside=True)
-    if {"prompt_tokens", "completion_tokens", "input_tokens", "output_tokens"} & found.keys():
-        return vendor_usage_field(found)
-    counts = {str(key): value for key, value in found.items() if isinstance(value, int | float | str)}
-    parts = {"read": 0.0, "write": 0.0, "input": 0.0, "output": 0.0}
-    for key, value in counts.items():
-        count = amount_field(key, value) or 0
-        if key.startswith("input"):
-            parts["read" if "cache_read" in key or "cached" in key else "write" if "cache" in key else "input"] += count
-        elif key.startswith("output"):
-            parts["output"] += count
-    return usage_fields(
-        parts["input"], parts["output"], cache_read=parts["read"], cache_write=parts["write"], inside=False
-    )
+    return langfuse_usage_field(found)
 
 
 def _langfuse_score(given: list[tuple[str, str, LoggedScore]], line: int, row: dict[str, Any]) -> LoggedScore:

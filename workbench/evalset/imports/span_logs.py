@@ -20,6 +20,7 @@ from workbench.evalset.imports.log_fields import (
     field_at,
     field_text,
     json_field,
+    langfuse_usage_field,
     log_document,
     log_files_in,
     log_rows,
@@ -29,7 +30,6 @@ from workbench.evalset.imports.log_fields import (
     tier_field,
     usage_fields,
     usd_field,
-    vendor_usage_field,
 )
 from workbench.evalset.imports.logged_calls import LoggedCall, LoggedScore, LoggedSearch, ToolLog, attach_logged_scores
 from workbench.inference.messages import Usage
@@ -435,7 +435,7 @@ def _span_output(said: Mapping[str, Any]) -> str:
 
 def _span_usage(said: Mapping[str, Any]) -> Usage | None:
     if (own := json_field(said.get("langfuse.observation.usage_details"))) is not None:
-        return vendor_usage_field(own)
+        return langfuse_usage_field(own)
     names = _GENAI_USAGE if any(name.startswith("gen_ai.usage.") for name in said) else _OPENINFERENCE_USAGE
     prompt, output, read, written = (next((said[n] for n in some if n in said), None) for some in names)
     return usage_fields(prompt, output, cache_read=read, cache_write=written, inside=True)
