@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from workbench.codec import write_whole
@@ -28,6 +29,8 @@ with without_iri_grammar():
     from jupyter_core.utils import ensure_event_loop, run_sync
     from papermill.clientwrap import PapermillNotebookClient
     from papermill.engines import NBClientEngine, papermill_engines
+
+_LONGEST_PLACE = 90  # bytes of a folder with sockets: of a socket's whole path systems take about 104
 
 
 class KernelWatch:
@@ -150,9 +153,13 @@ class _KernelClient(PapermillNotebookClient):  # type: ignore[misc]
     """Tells the watch what really happens to each cell."""
 
     watch: KernelWatch
+    sockets: Path
 
     def create_kernel_manager(self) -> Any:
         manager = super().create_kernel_manager()
+        # Between the choice of a port and its use by the kernel any process may take it, and the kernel dies.
+        if len(bytes(self.sockets)) <= _LONGEST_PLACE:
+            manager.transport, manager.ip = "ipc", str(self.sockets / "at")
         # A python3 kernel that was registered from another environment would run other code than this one.
         manager.kernel_spec_manager.kernel_dirs = []
         return manager
@@ -225,6 +232,8 @@ class _NotebookEngine(NBClientEngine):  # type: ignore[misc]
         )
         client.watch = watch
         try:
-            client.execute(**start)
+            with TemporaryDirectory(prefix="wb-kernel-", ignore_cleanup_errors=True) as folder:
+                client.sockets = Path(folder)
+                client.execute(**start)
         finally:
             watch.flagged = bool(nb_man.nb.metadata.papermill.exception)
