@@ -158,8 +158,8 @@ def test_error_of_any_other_module_stays_what_it_is() -> None:
     ("folder", "allowed"),
     [
         ("workbench", names(RUNTIME + POSTGRES + DOCUMENTS) | {"pytest"}),
-        # markitdown[pptx] and the exporter of OpenTelemetry bring the last two
-        ("tests", names(RUNTIME) | names(DEV) | names(DOCUMENTS) | {"python-pptx", "protobuf"}),
+        # markitdown[pptx], the exporter of OpenTelemetry and papermill's nbclient bring the last three
+        ("tests", names(RUNTIME) | names(DEV) | names(DOCUMENTS) | {"python-pptx", "protobuf", "jupyter-client"}),
     ],
 )
 def test_every_imported_package_is_listed(folder: str, allowed: set[str]) -> None:
