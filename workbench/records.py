@@ -9,7 +9,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from workbench.codec import from_json, from_plain, to_json, to_plain
+from workbench.codec import from_json, from_plain, shown, to_json, to_plain
 from workbench.errors import ConfigError
 
 Verdict = Literal["chosen", "upgrade", "keep_reference", "none_meets_floor", "inconclusive", "provisional"]
@@ -32,6 +32,24 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _check_field_types(value: "Document | Query", name: object) -> None:
+    """Refuse what would come to light far from whoever gave it, or never: text in place of names is its letters."""
+    for told in fields(value):
+        given = getattr(value, told.name)
+        if told.type == tuple[str, ...]:
+            expected = "a list of texts"
+            if fits := isinstance(given, tuple | list) and all(isinstance(each, str) for each in given):
+                object.__setattr__(value, told.name, tuple(given))
+        elif told.type is str:
+            expected, fits = "text", isinstance(given, str)
+        else:
+            expected, fits = "a date or None", given is None or type(given) is dt.date
+        if not fits:
+            raise ConfigError(
+                f"{told.name} of {type(value).__name__} {shown(name)} must be {expected}, found {shown(given)}"
+            )
+
+
 @dataclass(frozen=True, slots=True)
 class Document:
     """One thing that can be found; ``doc_id`` is what judgements refer to."""
@@ -43,6 +61,20 @@ class Document:
     document_type: str = "document"
     date: dt.date | None = None
     aliases: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse a field of another type, a missing value of a table among them.
+
+        A list becomes a tuple, and a moment its day, as of a pandas ``Timestamp``.
+
+        Raises
+        ------
+        ConfigError
+            If a field is not what its type says.
+        """
+        if isinstance(self.date, dt.datetime) and self.date == self.date:  # NaT is not
+            object.__setattr__(self, "date", self.date.date())
+        _check_field_types(self, self.doc_id)
 
     @property
     def full_text(self) -> str:
@@ -67,6 +99,16 @@ class Query:
     style: str = ""
     accept: tuple[str, ...] = ()
     reference: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse a field of another type, a missing value of a table among them; a list becomes a tuple.
+
+        Raises
+        ------
+        ConfigError
+            If a field is not what its type says.
+        """
+        _check_field_types(self, self.query_id)
 
 
 @dataclass(frozen=True, slots=True)
