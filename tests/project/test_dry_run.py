@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_cli import workbench
+from tests.command_line import workbench
 from workbench.config import SystemClock, load_settings
 from workbench.errors import ConfigError, WorkbenchError
 from workbench.evalset.evalset import load_evalset
