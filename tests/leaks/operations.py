@@ -6,6 +6,7 @@ The tenants of a `World` have documents of the same ids, so that only the tenant
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from tests.retrieval.tables import EMBEDDER, row
 from workbench.retrieval.filters import Equals, OneOf
 from workbench.retrieval.store import ChunkRow, Store
 from workbench.retrieval.strategies import Hybrid, Question
-from workbench.retrieval.tenant import Fusion, TenantHandle
+from workbench.retrieval.tenant import ChunkHit, Fusion, TenantHandle
 
 QUERY = np.ones(EMBEDDER.dimension, dtype=np.float32) / 4
 # Marks that end, escape or comment out a text in some dialect, alone and in every position of a name.
@@ -147,6 +148,18 @@ def check_vector(world: World, tenant: str) -> None:
     """Hits by vector, which are as near in every tenant."""
     handle = world.handle(tenant)
     _search(world, tenant, lambda k, **given: handle.vector(QUERY, k, **given), "vector search")
+
+
+@checks("TenantHandle.vectors")
+def check_vectors(world: World, tenant: str) -> None:
+    """Hits of several vectors that are searched for in one go."""
+    handle = world.handle(tenant)
+
+    def found(k: int, **given: Any) -> list[ChunkHit]:
+        first, second = handle.vectors([QUERY, QUERY], k, **given)
+        return first if first == second else []
+
+    _search(world, tenant, found, "search by two vectors")
 
 
 @checks("TenantHandle.full_text")

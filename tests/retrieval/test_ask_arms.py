@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from tests.retrieval.tiny import CODES, HYBRID, TEXT, Furthest, open_bench
+from workbench.errors import StoreError
 from workbench.evaluation.gate import MIN_REBUILDS, rebuild_reach
 from workbench.retrieval.arms import STRATEGIES, make_arm
 from workbench.retrieval.ask_arms import (
@@ -19,10 +20,12 @@ from workbench.retrieval.chunking import ByStructure
 from workbench.retrieval.filters import OneOf
 from workbench.retrieval.fitted_arms import fit_arms
 from workbench.retrieval.index_kinds import FullTextIndex, HnswSq
+from workbench.retrieval.lance import LanceRows
 from workbench.retrieval.reuse import FoundBefore
 from workbench.retrieval.searcher import Searcher
-from workbench.retrieval.strategies import Arm, Hybrid, Vector
+from workbench.retrieval.strategies import Arm, Hybrid, Rescored, Vector
 from workbench.retrieval.systems import SystemArm
+from workbench.testing import HashEmbedder
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +76,44 @@ def test_hits_of_one_table_are_let_go_before_the_next_one_is_asked(bench, dev, a
     tenants = {query.tenant_id for query in dev.queries}
     assert held == [{id(bench.searcher.handle(arm, tenant)) for tenant in tenants} for arm in tables]
     assert list(scored.answers) == [f.name for f in scored.facts] == [c.name for c in candidates]
+
+
+def test_where_no_time_is_judged_vectors_are_searched_for_together_with_the_same_answers(bench, dev, arms, monkeypatch):
+    mixed = Arm("mixed", Rescored("wordllama", depth=20), embedder="minilm")
+    embedders = {**bench.searcher.embedders, "wordllama": HashEmbedder(dimension=32)}
+    searcher = Searcher(
+        bench.searcher.documents, bench.searcher.manifest, bench.searcher.settings, embedders, bench.searcher.tokenizer
+    )
+    (fitted,), _ = fit_arms(searcher, ["whole"], ["hybrid_weighted"], dev, embedder="minilm")
+    candidates = [*arms.values(), fitted, Arm("graph", Vector(HnswSq())), mixed]
+    for arm in candidates:
+        searcher.prepare(arm.arm if arm is fitted else arm)
+    timed = ask_all_arms(candidates, dev, searcher, depth=40)
+    alone = []
+    nearest = LanceRows.nearest
+    monkeypatch.setattr(LanceRows, "nearest", lambda *given, **more: alone.append(given) or nearest(*given, **more))
+    (again,), _ = fit_arms(searcher, ["whole"], ["hybrid_weighted"], dev, embedder="minilm", timed=False)
+    untimed = ask_all_arms(candidates, dev, searcher, depth=40, timed=False)
+    assert again == fitted
+    assert alone == []
+    assert untimed.scores.drop("latency_ms").equals(timed.scores.drop("latency_ms"))
+    for name, answers in timed.answers.items():
+        assert untimed.answers[name].run.equals(answers.run)
+    assert untimed.nearest == timed.nearest
+
+
+def test_a_question_that_cannot_be_searched_for_with_others_fails_alone(bench, dev, arms, monkeypatch):
+    """What a search of many raises is left to the searches of each."""
+    many = LanceRows.nearest_to_each
+
+    def fails(*given, **more):
+        raise StoreError("not now")
+
+    monkeypatch.setattr(LanceRows, "nearest_to_each", fails)
+    untimed = ask_all_arms([arms["whole · vector"]], dev, bench.searcher, depth=40, timed=False)
+    monkeypatch.setattr(LanceRows, "nearest_to_each", many)
+    timed = ask_all_arms([arms["whole · vector"]], dev, bench.searcher, depth=40)
+    assert untimed.scores.drop("latency_ms").equals(timed.scores.drop("latency_ms"))
 
 
 class SlowToName(Searcher):

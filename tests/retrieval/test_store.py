@@ -9,6 +9,7 @@ from tests.retrieval.tables import EMBEDDER, natural_rows, open_store, random_ro
 from workbench.errors import StoreError, TenantError
 from workbench.retrieval.filters import Between, Equals, OneOf
 from workbench.retrieval.index_kinds import Exact, FullTextIndex, HnswSq, IvfPq
+from workbench.retrieval.lance import POINTS_AT_ONCE
 from workbench.retrieval.store import open_table
 from workbench.retrieval.tenant import ChunkHit, bm25_of, cosine_of
 
@@ -54,6 +55,34 @@ def test_hits_stand_in_order_of_score(filled):
         assert hits == sorted(hits, key=lambda h: (-h.score, h.doc_id, h.position))
 
 
+@pytest.mark.parametrize("where", [None, OneOf("document_type", ("class",))])
+@pytest.mark.parametrize("exact", [True, False])
+def test_many_vectors_find_what_each_finds_alone(filled, exact, where):
+    points = [unit(seed) for seed in range(POINTS_AT_ONCE + 1)]
+    for tenant in ("a", "b", "nobody"):
+        handle = filled.for_tenant(tenant)
+        alone = [handle.vector(point, 400, where=where, exact=exact) for point in points]
+        assert handle.vectors(points, 400, where=where, exact=exact) == alone
+        assert handle.vectors(points[:1], 5) == [handle.vector(points[0], 5)]
+    assert handle.vectors([], 5) == []
+
+
+@pytest.mark.parametrize(
+    ("index", "knobs"),
+    [(IvfPq(partitions=4, sub_vectors=4), {"nprobes": 2, "refine_factor": 3}), (HnswSq(), {"ef": 40})],
+)
+def test_many_vectors_walk_an_index_as_each_does_alone_and_a_small_tenant_is_not_starved(tmp_path, index, knobs):
+    store = open_store(tmp_path, random_rows("a", 1500) + random_rows("b", 4, seed=1))
+    store.index(index)
+    points = [unit(seed) for seed in range(30)]
+    for tenant, k in (("a", 20), ("b", 10)):
+        handle = store.for_tenant(tenant)
+        found = handle.vectors(points, k, **knobs)
+        assert found == [handle.vector(point, k, **knobs) for point in points]
+        assert {len(hits) for hits in found} == {20 if tenant == "a" else 4}
+    assert handle.vectors(points, 2, **knobs) == [handle.vector(point, 2, **knobs) for point in points]
+
+
 def test_ties_go_by_document_then_position_even_at_the_cut(opened):
     names = [f"d{i:02d}" for i in range(30)]
     order = np.random.default_rng(0).permutation(names)
@@ -62,7 +91,11 @@ def test_ties_go_by_document_then_position_even_at_the_cut(opened):
     store.index()
     expected = [(name, p) for name in names for p in (0, 1)][:7]
     handle = store.for_tenant("a")
-    for hits in (handle.vector(rows[0].vector, 7), handle.full_text("words", 7)):
+    for hits in (
+        handle.vector(rows[0].vector, 7),
+        handle.full_text("words", 7),
+        *handle.vectors([rows[0].vector] * 2, 7),
+    ):
         assert [(h.doc_id, h.position) for h in hits] == expected
 
 
@@ -148,8 +181,11 @@ def test_no_tenant_no_handle(filled, tenant):
     ],
 )
 def test_search_that_means_nothing_is_an_error(filled, vector, knobs):
+    handle = filled.for_tenant("a")
     with pytest.raises(StoreError):
-        filled.for_tenant("a").vector(vector, 5, **knobs)
+        handle.vector(vector, 5, **knobs)
+    with pytest.raises(StoreError):
+        handle.vectors([vector], 5, **knobs)
 
 
 def test_writing_a_row_again_replaces_it(opened):

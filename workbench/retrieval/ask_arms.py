@@ -185,8 +185,13 @@ class ScoredArmAnswers(ScoredArms):
         return {name: replace(case, note=self.unread.get(name, "")) for name, case in cases.items()}
 
 
-def ask_all_arms(candidates: Sequence[Candidate], part: Split, searcher: Searcher, *, depth: int) -> ScoredArmAnswers:
-    """Put every question of the split to every candidate, table by table: what arms find there is kept no longer."""
+def ask_all_arms(
+    candidates: Sequence[Candidate], part: Split, searcher: Searcher, *, depth: int, timed: bool = True
+) -> ScoredArmAnswers:
+    """Put every question of the split to every candidate, table by table: what arms find there is kept no longer.
+
+    Unless ``timed``, searches for vectors are made many in one go, and an answer's time means nothing.
+    """
     by_table: dict[tuple[str, str], list[Candidate]] = {}
     for candidate in candidates:
         arm = our_arm(candidate)
@@ -195,6 +200,9 @@ def ask_all_arms(candidates: Sequence[Candidate], part: Split, searcher: Searche
     nearest: dict[str, Mapping[str, tuple[float, float]]] = {}
     for group in by_table.values():
         with searcher.found.shared():
+            if not timed:
+                for candidate in group:
+                    _search_together(candidate, part, searcher, depth)
             answered = {candidate_name(c): _ask_candidate(c, part, searcher, depth) for c in group}
             nearest |= _nearest_found([c for c in group if not answered[candidate_name(c)].errors], part, searcher)
         asked |= answered
@@ -258,6 +266,14 @@ def _ask_candidate(candidate: Candidate, part: Split, searcher: Searcher, depth:
     bar.done(f"{name}: {len(part.queries)} {part.name} questions, {counted(len(answers.errors), 'error')}")
     stored = isinstance(candidate, SystemArm) and candidate.search is None
     return replace(answers, latency_ms={}) if stored else answers
+
+
+def _search_together(candidate: Candidate, part: Split, searcher: Searcher, depth: int) -> None:
+    """Make the searches of all questions for vectors beforehand; one with a second encoder searches once more."""
+    if (arm := our_arm(candidate)) is not None and arm.strategy.uses_vectors:
+        search = _candidate_search(candidate, part, searcher, depth)
+        for _ in arm.embedders:
+            searcher.found.search_together(search, part.queries)
 
 
 def _candidate_search(
@@ -346,9 +362,10 @@ def arm_spread_over_rebuilds(
 def _ask_rebuilt_arm(arm: Arm, part: Split, searcher: Searcher, depth: int) -> pl.DataFrame:
     """Run of an arm whose index was built again."""
     searcher.rebuild_index(arm)
-    return ask_arm(
-        arm.name, _opened_candidate_search(arm, part, searcher, depth, lambda _: arm.strategy), part.queries
-    ).run
+    with searcher.found.shared():
+        _search_together(arm, part, searcher, depth)
+        search = _opened_candidate_search(arm, part, searcher, depth, lambda _: arm.strategy)
+        return ask_arm(arm.name, search, part.queries).run
 
 
 def check_candidate_names(candidates: Sequence[Candidate]) -> None:

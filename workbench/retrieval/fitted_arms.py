@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from workbench.errors import NothingToFit
 from workbench.evalset.evalset import Qrels, Split
-from workbench.records import Hit, content_hash
+from workbench.records import Hit, Query, content_hash
 from workbench.rendering.numbers import counted
 from workbench.rendering.progress import Progress
 from workbench.retrieval.arms import make_arm
@@ -42,8 +43,11 @@ def fit_arms(
     *,
     embedder: str,
     store: str = "lance",
+    timed: bool = True,
 ) -> tuple[list[FittedArm], dict[str, str]]:
     """Fit the named strategies on dev, over the legs of the default hybrid, for each chunker.
+
+    Unless ``timed``, searches for vectors are made many in one go, and the time of what is kept of them means nothing.
 
     Returns
     -------
@@ -62,10 +66,12 @@ def fit_arms(
         base = make_arm(chunker, "hybrid_rrf", hybrid, embedder=embedder, store=store)
         searcher.prepare(base)
         legs, bar = {}, Progress(f"dev questions to fit {', '.join(names)}", len(dev.queries))
+        found_for = partial(_legs, searcher, base, hybrid)
         with searcher.found.ahead():  # arms of the grid ask for the same on dev
+            if not timed:
+                searcher.found.search_together(found_for, dev.queries)
             for done, query in enumerate(dev.queries, start=1):
-                question = searcher.question(base, query)
-                legs[query.query_id] = (question, *hybrid.legs(searcher.handle(base, query.tenant_id), question))
+                legs[query.query_id] = found_for(query)
                 bar.update(done)
         bar.done(f"{base.name}: asked {counted(len(dev.queries), 'dev question')} to fit {', '.join(names)}")
         for name in names:
@@ -74,6 +80,11 @@ def fit_arms(
             except NothingToFit as error:
                 unfit[make_arm(chunker, name, hybrid, embedder=embedder, store=store).name] = str(error)
     return out, unfit
+
+
+def _legs(searcher: Searcher, arm: Arm, hybrid: Hybrid, query: Query) -> tuple[Question, list[Hit], list[Hit]]:
+    question = searcher.question(arm, query)
+    return question, *hybrid.legs(searcher.handle(arm, query.tenant_id), question)
 
 
 def _fit_arm(name: str, base: Arm, chunker: str, legs: Legs, dev: Split) -> FittedArm:

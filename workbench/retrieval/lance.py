@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 # What `set_unenforced_primary_key` writes. Without a declared key concurrent upserts make silent duplicates;
 # declared with the schema, it is there from the first version on, whichever process makes the table.
 _KEY = {b"lance-schema:unenforced-primary-key:position": b"1"}
+POINTS_AT_ONCE = 100
 _HIT_COLUMNS = ["chunk_id", "doc_id", "position"]
 
 _NOISE = re.compile(r",? ?\S*\.cargo/\S+| Detail: Python exception.*|\n.*", re.DOTALL)
@@ -224,6 +225,26 @@ class LanceRows:
         query = self._vector_query(point, limit, where, exact, knobs)
         return self._hits(query, "_distance", cosine_of)
 
+    def nearest_to_each(
+        self,
+        points: Sequence[npt.NDArray[np.float32]],
+        limit: int,
+        where: Filter | None,
+        *,
+        exact: bool,
+        knobs: Mapping[str, int],
+    ) -> list[list[ChunkHit]]:
+        """What `nearest` finds for each of the points: many in one search take a tenth of the time of each alone."""
+        hits: list[list[ChunkHit]] = [[] for _ in points]
+        for start in range(0, len(points), POINTS_AT_ONCE):
+            part = points[start : start + POINTS_AT_ONCE]
+            found = self._found(self._vector_query(part, limit, where, exact, knobs))
+            # A list of one point is searched for as that point, without the column that tells the points apart.
+            of = found["query_index"].to_pylist() if len(part) > 1 else [0] * found.num_rows
+            for place, hit in zip(of, _lance_hits(found, "_distance", cosine_of), strict=True):
+                hits[start + place].append(hit)
+        return hits
+
     def matching(self, words: str, limit: int, where: Filter | None) -> list[ChunkHit]:
         """Up to ``limit`` chunks that hold any of the words."""
         return self._hits(self._text_query(words, limit, where), "_score", bm25_of)
@@ -281,7 +302,7 @@ class LanceRows:
 
     def _vector_query(
         self,
-        point: npt.NDArray[np.float32],
+        point: npt.NDArray[np.float32] | Sequence[npt.NDArray[np.float32]],
         limit: int,
         where: Filter | None,
         exact: bool,
@@ -315,12 +336,18 @@ class LanceRows:
             return any(index.name == name for index in self._table.list_indices())
 
     def _hits(self, query: Any, score: str, scored: Callable[[float], float]) -> list[ChunkHit]:
+        return _lance_hits(self._found(query), score, scored)
+
+    def _found(self, query: Any) -> "pa.Table":
         with lance_reported(f"search tenant {shown_tenant(self.tenant_id)}"):
-            found = query.to_arrow()
-        chunk_ids, doc_ids, positions = (found[name].to_pylist() for name in _HIT_COLUMNS)
-        # Ids are the same ones again and again, each time as another string.
-        ids = map(sys.intern, chunk_ids), map(sys.intern, doc_ids)
-        return [ChunkHit(*row) for row in zip(*ids, positions, map(scored, found[score].to_pylist()), strict=True)]
+            return query.to_arrow()
+
+
+def _lance_hits(found: "pa.Table", score: str, scored: Callable[[float], float]) -> list[ChunkHit]:
+    chunk_ids, doc_ids, positions = (found[name].to_pylist() for name in _HIT_COLUMNS)
+    # Ids are the same ones again and again, each time as another string.
+    ids = map(sys.intern, chunk_ids), map(sys.intern, doc_ids)
+    return [ChunkHit(*row) for row in zip(*ids, positions, map(scored, found[score].to_pylist()), strict=True)]
 
 
 def compile_lance_filter(where: Filter) -> "Expr":

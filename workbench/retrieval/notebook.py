@@ -241,7 +241,9 @@ class RetrievalExperiment(
             return [], dict.fromkeys(self._fitted_names, why)
         learned, unfitted = list[FittedArm](), dict[str, str]()
         for store, embedder in product(p.stores, p.embedders):
-            more, why_not = fit_arms(self.searcher, p.chunkers, fitted, dev, embedder=embedder, store=store)
+            more, why_not = fit_arms(
+                self.searcher, p.chunkers, fitted, dev, embedder=embedder, store=store, timed=not self.rechecks
+            )
             learned += more
             unfitted |= why_not
         return learned, unfitted
@@ -271,7 +273,8 @@ class RetrievalExperiment(
 
     def score(self, arms: Sequence[Candidate], split: str) -> ScoredArmAnswers:
         """Ask every question of one split, arm by arm, and score what comes back."""
-        return ask_all_arms(arms, self.evalset.split(split), self.searcher, depth=self.parameters.depth)
+        part, depth = self.evalset.split(split), self.parameters.depth
+        return ask_all_arms(arms, part, self.searcher, depth=depth, timed=not self.rechecks)
 
     def test(self, dev: ScoredArmAnswers, finalists: Finalists) -> ScoredArmAnswers:
         """Judge the finalists on the test questions, and measure the spread of indices built at random."""

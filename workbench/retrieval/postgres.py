@@ -208,11 +208,27 @@ class PostgresRows:
         self, point: npt.NDArray[np.float32], limit: int, where: Filter | None, *, exact: bool, knobs: Mapping[str, int]
     ) -> list[ChunkHit]:
         """Up to ``limit`` chunks nearest by cosine."""
-        with self._sessions.searching(
-            "search the rows", self.tenant_id, _postgres_search_settings(exact, limit, knobs)
-        ) as connection:
-            found = connection.execute(self._near(point, limit, where, exact)).all()
-        return [ChunkHit(chunk, doc, position, cosine_of(distance)) for chunk, doc, position, distance in found]
+        (hits,) = self.nearest_to_each([point], limit, where, exact=exact, knobs=knobs)
+        return hits
+
+    def nearest_to_each(
+        self,
+        points: Sequence[npt.NDArray[np.float32]],
+        limit: int,
+        where: Filter | None,
+        *,
+        exact: bool,
+        knobs: Mapping[str, int],
+    ) -> list[list[ChunkHit]]:
+        """What `nearest` finds for each of the points, one after the other in one transaction."""
+        settings, hits = _postgres_search_settings(exact, limit, knobs), []
+        with self._sessions.searching("search the rows", self.tenant_id, settings) as connection:
+            for point in points:
+                found = connection.execute(self._near(point, limit, where, exact))
+                hits.append(
+                    [ChunkHit(chunk, doc, position, cosine_of(distance)) for chunk, doc, position, distance in found]
+                )
+        return hits
 
     def matching(self, words: str, limit: int, where: Filter | None) -> list[ChunkHit]:
         """Up to ``limit`` chunks that hold any of the words."""

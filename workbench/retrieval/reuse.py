@@ -2,16 +2,19 @@
 
 import time
 from array import array
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Self, TypeVar
 
-from workbench.retrieval.tenant import ChunkHit
+from workbench.errors import WorkbenchError
+from workbench.retrieval.tenant import ChunkHit, Together
+
+Asked = TypeVar("Asked")
 
 
 class NotSearched(LookupError):
-    """What is asked for inside `FoundBefore.without_searching` was not found before."""
+    """What is asked for inside `FoundBefore.without_searching` was not found before, or is searched for with others."""
 
 
 @dataclass(slots=True)
@@ -29,31 +32,66 @@ class FoundBefore:
     _only_known: bool = False
     _found: dict[Hashable, tuple[list[ChunkHit], float]] = field(default_factory=dict)
     _packed: dict[Hashable, tuple["_Packed", float]] = field(default_factory=dict)
+    _wanted: dict[Hashable, dict[Hashable, Together]] | None = None
 
     @property
     def is_shared(self) -> bool:
         """Whether searches are made once for all arms."""
         return self._kept
 
-    def once(self, key: Hashable, search: Callable[[], list[ChunkHit]]) -> list[ChunkHit]:
-        """Hits of a search, made if it is the first of its key."""
+    def once(
+        self, key: Hashable, search: Callable[[], list[ChunkHit]], together: Together | None = None
+    ) -> list[ChunkHit]:
+        """Hits of a search, made if it is the first of its key; ``together`` if it can be made with others at once."""
         if not (self._kept or self._ahead):
             return search()
-        if (packed := self._packed.pop(key, None)) is not None:
-            self._found[key] = packed[0].hits(), packed[1]
-        if (known := self._found.get(key)) is not None:
+        if (known := self._known(key)) is not None:
             self.saved_ms += known[1]
             return known[0]
         if self._only_known:
             raise NotSearched
+        if self._wanted is not None and together is not None:
+            self._wanted.setdefault(together.kind, {})[key] = together
+            raise NotSearched
         started, saved = time.perf_counter(), self.saved_ms
         hits = search()  # which may begin with another search
-        took_ms = (time.perf_counter() - started) * 1000 + self.saved_ms - saved
+        self._keep(key, hits, (time.perf_counter() - started) * 1000 + self.saved_ms - saved)
+        return hits
+
+    def _known(self, key: Hashable) -> tuple[list[ChunkHit], float] | None:
+        if self._ahead:
+            packed = self._packed.get(key)
+            return None if packed is None else (packed[0].hits(), packed[1])
+        if (packed := self._packed.pop(key, None)) is not None:
+            self._found[key] = packed[0].hits(), packed[1]
+        return self._found.get(key)
+
+    def _keep(self, key: Hashable, hits: list[ChunkHit], took_ms: float) -> None:
         if self._ahead:
             self._packed[key] = _Packed.of(hits), took_ms
         else:
             self._found[key] = hits, took_ms
-        return hits
+
+    def search_together(self, search: Callable[[Asked], object], asked: Iterable[Asked]) -> None:
+        """Make the searches for vectors that ``search`` begins with for each of what is asked, many in one go.
+
+        Only inside ``shared`` or ``ahead``, where they are found again; a search that fails is left to whoever asks.
+        The time of each is its share, which says nothing of a search that is made alone.
+        """
+        self._wanted = {}
+        try:
+            for each in asked:
+                with suppress(NotSearched, WorkbenchError):
+                    search(each)
+        finally:
+            wanted, self._wanted = self._wanted, None
+        for searches in wanted.values():
+            started, (first, *_) = time.perf_counter(), searches.values()
+            with suppress(WorkbenchError):
+                found = first.search([one.point for one in searches.values()])
+                took_ms = (time.perf_counter() - started) * 1000 / len(searches)
+                for key, hits in zip(searches, found, strict=True):
+                    self._keep(key, hits, took_ms)
 
     @contextmanager
     def shared(self) -> Iterator[None]:

@@ -7,9 +7,9 @@ everything else. Only results leave the handle: with a query builder a caller co
 Only columns that describe a document can be filtered. The tenant cannot: it is the handle's own.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from workbench.retrieval.reuse import FoundBefore
 
 Vector = npt.NDArray[np.floating[Any]] | Sequence[float]
+Point = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,14 @@ class ChunkHit:
     doc_id: str
     position: int
     score: float
+
+
+class Together(NamedTuple):
+    """How a search is made in one go with others of the same ``kind``, which differ in their points alone."""
+
+    kind: Hashable
+    point: Point
+    search: Callable[[Sequence[Point]], list[list[ChunkHit]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +81,25 @@ class TenantRows(Protocol):
         """Length of every vector."""
 
     def nearest(
-        self, point: npt.NDArray[np.float32], limit: int, where: Filter | None, *, exact: bool, knobs: Mapping[str, int]
+        self, point: Point, limit: int, where: Filter | None, *, exact: bool, knobs: Mapping[str, int]
     ) -> list[ChunkHit]:
         """Up to ``limit`` chunks nearest by cosine; unless ``exact``, by the vector index if there is one."""
+
+    def nearest_to_each(
+        self,
+        points: Sequence[Point],
+        limit: int,
+        where: Filter | None,
+        *,
+        exact: bool,
+        knobs: Mapping[str, int],
+    ) -> list[list[ChunkHit]]:
+        """What `nearest` finds for each of the points, in fewer searches if the store can."""
 
     def matching(self, words: str, limit: int, where: Filter | None) -> list[ChunkHit]:
         """Up to ``limit`` chunks that hold any of the words, best by BM25."""
 
-    def fused(self, point: npt.NDArray[np.float32], words: str, k: int, fusion: Fusion) -> list[Hit] | None:
+    def fused(self, point: Point, words: str, k: int, fusion: Fusion) -> list[Hit] | None:
         """Best ``k`` documents of exact vectors and words in one statement; None if the store has none."""
 
     def may_fall_short(self) -> bool:
@@ -87,7 +107,7 @@ class TenantRows(Protocol):
 
     def explain(
         self,
-        point: npt.NDArray[np.float32] | None,
+        point: Point | None,
         words: str | None,
         limit: int,
         where: Filter | None,
@@ -165,10 +185,49 @@ class TenantHandle:
         """
         knobs = _tenant_search_knobs(k, nprobes=nprobes, refine_factor=refine_factor, ef=ef)
         point, where = self._point(vector), checked_filter(where)
-        hits = best_tenant_hits(k, lambda asked: self._rows.nearest(point, asked, where, exact=exact, knobs=knobs))
+        return self._nearest(point, k, where, exact, knobs)
+
+    def vectors(
+        self,
+        vectors: Sequence[Vector],
+        k: int,
+        *,
+        where: Filter | None = None,
+        exact: bool = False,
+        **knobs: int | None,
+    ) -> list[list[ChunkHit]]:
+        """Return what `vector` returns for each of several vectors, in fewer searches if the store can.
+
+        Raises
+        ------
+        StoreError
+            As `vector` does.
+        """
+        found, where = _tenant_search_knobs(k, **knobs), checked_filter(where)
+        points = [self._point(vector) for vector in vectors]
+        first = self._rows.nearest_to_each(points, k + 1, where, exact=exact, knobs=found)
+        return [self._nearest(point, k, where, exact, found, hits) for point, hits in zip(points, first, strict=True)]
+
+    def _nearest(
+        self,
+        point: Point,
+        k: int,
+        where: Filter | None,
+        exact: bool,
+        knobs: Mapping[str, int],
+        first: list[ChunkHit] | None = None,
+    ) -> list[ChunkHit]:
+        """Best ``k`` chunks; ``first`` are the ``k + 1`` that were found already."""
+
+        def search(asked: int) -> list[ChunkHit]:
+            if first is not None and asked == k + 1:
+                return first
+            return self._rows.nearest(point, asked, where, exact=exact, knobs=knobs)
+
+        hits = best_tenant_hits(k, search)
         if len(hits) < k and not exact and self._rows.may_fall_short():
             # A graph whose walk ends among rows of other tenants comes back short, even empty.
-            return self.vector(vector, k, where=where, exact=True)
+            return self.vector(point, k, where=where, exact=True)
         return hits
 
     def full_text(self, words: str, k: int, *, where: Filter | None = None) -> list[ChunkHit]:
@@ -246,7 +305,7 @@ class TenantHandle:
         """Return this handle as one that searches once for what it is asked again."""
         return _RememberingHandle(self._rows, found)
 
-    def _point(self, vector: Vector) -> npt.NDArray[np.float32]:
+    def _point(self, vector: Vector) -> Point:
         point, dimension = np.asarray(vector, dtype=np.float32), self._rows.dimension
         if point.shape != (dimension,) or not np.isfinite(point).all() or not point.any():
             raise StoreError(f"a search needs a finite, non-zero vector of {dimension}, got shape {point.shape}")
@@ -276,8 +335,12 @@ class _RememberingHandle(TenantHandle):
     ) -> list[ChunkHit]:
         point, ask = self._point(vector), super().vector
         knobs = {"nprobes": nprobes, "refine_factor": refine_factor, "ef": ef}
-        key = (id(self), point.tobytes(), k, where, exact, *knobs.values())
-        return self._before.once(key, lambda: ask(point, k, where=where, exact=exact, **knobs))
+        kind = (id(self), k, where, exact, *knobs.values())
+        return self._before.once(
+            (*kind, point.tobytes()),
+            lambda: ask(point, k, where=where, exact=exact, **knobs),
+            Together(kind, point, lambda points: self.vectors(points, k, where=where, exact=exact, **knobs)),
+        )
 
     def fused(self, vector: Vector, words: str, k: int, fusion: Fusion) -> list[Hit] | None:
         """Leave it to both searches while they are shared: other arms ask for the same."""
