@@ -209,6 +209,8 @@ class PairedBounds:
     """A claim's arm against one other arm, on the same test items: difference, bounds, and status of the margin.
 
     ``low`` holds at once for all arms against this other one, ``high`` at once for all others against this arm.
+    ``unseen`` is how far this arm may lie below the other although both score the same on every test item (the exact
+    bound of no cluster that is worse); 0 where they differ, and in a file from before it was told.
     """
 
     other: str
@@ -217,6 +219,11 @@ class PairedBounds:
     high: float
     n_clusters_differ: int
     status: GateStatus
+    unseen: float = 0.0
+
+    def shown(self, margin: float) -> GateStatus:
+        """What is shown of "at most ``margin`` below": the same scores on few items show less than the margin asks."""
+        return "inconclusive" if self.status == "identical" and self.unseen > margin else self.status
 
     @property
     def better(self) -> bool:
@@ -374,9 +381,13 @@ class Decision:
     def to_json(self) -> str:
         """Pretty JSON, stable in key order, so that a changed decision reads well in a diff.
 
-        What was not computed is left out, so that a file from before flip points stays what it is.
+        What was not computed is left out, so that a file from before flip points stays what it is; so is what ties do
+        not show, of pairs that are none.
         """
         raw = to_plain(self)
+        for pair in (pair for claim in raw["claims"] for pair in claim["pairs"]):
+            if not pair["unseen"]:
+                del pair["unseen"]
         if self.flips is None:
             raw = {name: value for name, value in raw.items() if name not in ("rates", "flips")}
             raw["claims"] = [{n: v for n, v in claim.items() if n != "amounts"} for claim in raw["claims"]]
@@ -395,12 +406,16 @@ class Decision:
         """
         told = f"{source} is not a decision this version reads (restore it, or run and accept anew)"
         raw: Any = from_json(dict, text, told)
+        claims = raw.get("claims")
+        stated = [c for c in claims if isinstance(c, dict)] if isinstance(claims, list) else []
+        for pairs in (claim.get("pairs") for claim in stated):
+            for pair in pairs if isinstance(pairs, list) else ():
+                if isinstance(pair, dict):
+                    pair.setdefault("unseen", 0.0)
         if not {"rates", "flips"} & raw.keys():
             raw |= {"rates": {}, "flips": None}
-            claims = raw.get("claims")
-            for claim in claims if isinstance(claims, list) else ():
-                if isinstance(claim, dict):
-                    claim.setdefault("amounts", {})
+            for claim in stated:
+                claim.setdefault("amounts", {})
         return from_plain(cls, raw, told, whole=True)
 
     @classmethod
