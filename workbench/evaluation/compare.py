@@ -8,6 +8,7 @@ of their studentised deviations (Romano and Wolf 2005).
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import polars as pl
@@ -36,6 +37,8 @@ KEPT_BACK = 8
 # Less than this is rounding, not a difference.
 NO_SPREAD = 1e-12
 _BLOCK = 250
+# Resamples times clusters of which the weights are kept: 16 MB, and of four splits at most.
+_KEPT_WEIGHTS = 2**21
 # Resamples beyond a quantile, below which it is no longer read off but carried on: `_deviation_quantile`.
 _BEYOND = 10
 # Beyond it alpha is too small to be told from 0 in floating point.
@@ -271,13 +274,29 @@ def _studentised_ratio(
 
 
 def cluster_weights(m: int, draws: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each of ``m`` clusters is drawn, shape (block, m), in blocks so that memory stays flat."""
+    """How often each of ``m`` clusters is drawn, shape (block, m), in blocks so that memory stays flat.
+
+    Each interval on one split rests on the same resamples, so those of a split of usual size are drawn once, and kept;
+    the blocks are read-only.
+    """
+    kept = m * draws <= _KEPT_WEIGHTS
+    return iter(_kept_cluster_weights(m, draws, seed)) if kept else _drawn_cluster_weights(m, draws, seed)
+
+
+@lru_cache(maxsize=4)
+def _kept_cluster_weights(m: int, draws: int, seed: int) -> tuple[np.ndarray, ...]:
+    return tuple(_drawn_cluster_weights(m, draws, seed))
+
+
+def _drawn_cluster_weights(m: int, draws: int, seed: int) -> Iterator[np.ndarray]:
     rng = np.random.default_rng(seed)
     for start in range(0, draws, _BLOCK):
         n = min(_BLOCK, draws - start)
         # A multinomial, counted in a fifth of the time that numpy's own takes.
         drawn = rng.integers(m, size=(n, m)) + m * np.arange(n)[:, None]
-        yield np.bincount(drawn.ravel(), minlength=n * m).reshape(n, m).astype(float)
+        weights = np.bincount(drawn.ravel(), minlength=n * m).reshape(n, m).astype(float)
+        weights.flags.writeable = False
+        yield weights
 
 
 def spent_confidence(confidence: float, use: int) -> float:
