@@ -107,14 +107,15 @@ def anew(split: Split, before: list[np.ndarray], effect: float) -> np.ndarray:
 def climb(split: Split, before: list[np.ndarray], effect: float, *, share: float = 0.2) -> np.ndarray:
     """The best arm so far, with a fifth of its questions answered anew."""
     new = split.arm(effect)
-    best = max(before, key=np.mean, default=new)
+    best = before[np.stack(before).mean(1).argmax()] if before else new
     return np.where(split.rng.random(new.size) < share, new, best)
 
 
 def cross(split: Split, before: list[np.ndarray], effect: float) -> np.ndarray:
     """Each question by one of the three best arms so far, and a tenth of them anew."""
     new = split.arm(effect)
-    best = sorted(before, key=np.mean, reverse=True)[:3] or [new]
+    ranked = np.argsort(-np.stack(before).mean(1), kind="stable") if before else []
+    best = [before[i] for i in ranked[:3]] or [new]
     mixed = np.stack(best)[split.rng.integers(len(best), size=new.size), np.arange(new.size)]
     return np.where(split.rng.random(new.size) < 0.1, new, mixed)
 

@@ -14,6 +14,7 @@ from workbench.evaluation.compare import (
     cluster_weights,
     compare,
     mean_interval,
+    normal_interval,
     pairwise,
     sharper_confidence,
     spent_confidence,
@@ -222,3 +223,14 @@ def test_the_resamples_of_a_split_are_drawn_once_and_nobody_can_change_them():
         first[0, 0] = 1.0
     assert next(cluster_weights(60, 600, 6)) is not first
     assert len(list(cluster_weights(60, 10, 5))) == 1
+
+
+def test_the_normal_interval_is_that_of_the_error_that_the_resamples_are_studentised_with():
+    rng = np.random.default_rng(8)
+    values, clusters = rng.random(120), np.arange(120) // 3
+    bounds = bootstrap_t(values[None], clusters)
+    mean, low, high = normal_interval(values, clusters)
+    assert (mean, low) == (bounds.mean[0], mean - stats.norm.ppf(0.975) * bounds.se[0])
+    assert high - mean == pytest.approx(mean - low)
+    assert normal_interval(np.ones(120), clusters) == (1.0, 1.0, 1.0)
+    assert normal_interval(np.arange(120) / 119 > 0.99, clusters)[1] == 0.0
