@@ -34,6 +34,12 @@ def told(project: Path, **parameters: object) -> str:
     return "\n".join(foresee_run(settings, Job("retrieval", parameters={"chunkers": "whole"} | parameters)))
 
 
+def test_a_single_question_is_told_in_the_singular(project: Path) -> None:
+    qrels = project / "evalsets" / "sample" / "qrels" / "test.tsv"
+    qrels.write_text("".join(qrels.read_text(encoding="utf-8").splitlines(keepends=True)[:2]), encoding="utf-8")
+    assert "then 1 test question with the" in told(project)
+
+
 def test_first_run_is_foreseen_and_nothing_is_written(project: Path) -> None:
     before = sorted(project.rglob("*"))
     said = told(project)

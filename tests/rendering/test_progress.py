@@ -108,6 +108,20 @@ def test_work_of_no_known_length_has_a_bar_without_an_end_and_closes_with_its_ti
     assert len(shown.outputs) == 2
 
 
+def test_work_of_known_length_closes_with_its_steps_and_its_time() -> None:
+    clock = Moving()
+    bar = Progress("MB of wordllama fetched", 16, clock=clock)
+    InteractiveShell.instance()
+    try:
+        with capture_output() as shown:
+            bar.update(3)
+            clock.sleep(9)
+            bar.finish()
+    finally:
+        InteractiveShell.clear_instance()
+    assert [output.data["text/plain"] for output in shown.outputs][-1] == "16 MB of wordllama fetched, 9 s"
+
+
 def test_long_work_says_its_rate_and_the_time_left() -> None:
     clock = Moving()
     bar = Progress("prompts embedded", 14_000, clock=clock)

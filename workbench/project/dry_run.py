@@ -140,9 +140,9 @@ def _dry_run_of_retrieval(p: Mapping[str, Any], evalset: Evalset, settings: Sett
     n, most = len(arms) + fitted, min(len(arms) + fitted, MOST)
     told = (
         f"{counted(n_dev, 'dev question')} with each of {counted(n, 'arm')} ({fitted} of them fitted first), "
-        f"then {n_test:,} test "
+        f"then {counted(n_test, 'test question')} "
     )
-    told += f"questions with the {min(n, FEWEST)} to {most} that dev does not rule out"
+    told += f"with the {min(n, FEWEST)} to {most} that dev does not rule out"
     if systems := len(p.get("systems", ())):
         told += f", and {systems} of your own, whose time and cost are yours"
     return DryRun(texts, told, each_ms * (n * n_dev + most * n_test), lacks=_dry_run_too_few(evalset))

@@ -67,9 +67,10 @@ class Progress:
             self._show()
 
     def finish(self) -> None:
-        """Close work that was long enough to be shown by the time that it took."""
+        """Close work that was long enough to be shown by its steps, if they are known, and by the time that it took."""
         if self._handle is not None:
-            self.done(f"{self.label}, {duration(self._took_s)}")
+            what = f"{self.total:,} {self.label}" if self.total else self.label
+            self.done(f"{what}, {duration(self._took_s)}")
 
     @property
     def _took_s(self) -> float:

@@ -239,22 +239,30 @@ def _accepted_scores(folder: Path, decision: Decision) -> pl.DataFrame:
     return kept.select("arm", "item_id", "repeat", "value", *bounds).sort("arm", "item_id", "repeat")
 
 
-def accepted_decisions(settings: Settings, notebooks: Sequence[str] = ()) -> list[tuple[str, Decision]]:
-    """Every accepted decision below ``evalsets/``, with the name of its evalset.
+def accepted_decisions(settings: Settings, names: Sequence[str] = ()) -> list[tuple[str, Decision]]:
+    """Every accepted decision below ``evalsets/``, with the name of its evalset; or those of ``names``.
+
+    A name is that of a notebook, for its decisions on every evalset, or ``EVALSET/NOTEBOOK`` for one of them.
 
     Raises
     ------
     ConfigError
-        If there is none, or none for a notebook that was named.
+        If there is none, or none for a name that was given; it names those that there are.
     """
     found = [
         (path.parent.parent.name, Decision.load(path)) for path in sorted(settings.evalsets.glob("*/decisions/*.json"))
     ]
-    missing = sorted(set(notebooks) - {d.notebook for _, d in found})
+    places = [f"{name}/{d.notebook}" for name, d in found]
+    missing = sorted(set(names) - {d.notebook for _, d in found} - set(places))
     if missing or not found:
         what = ", ".join(missing) or "any notebook"
-        raise ConfigError(f"no accepted decision for {what}: run it, then workbench accept NAME --reason TEXT")
-    return [(name, d) for name, d in found if not notebooks or d.notebook in notebooks]
+        known = f" Accepted: {', '.join(places)}" if places else ""
+        raise ConfigError(f"no accepted decision for {what}: run it, then workbench accept NAME --reason TEXT.{known}")
+    return [
+        (name, d)
+        for (name, d), place in zip(found, places, strict=True)
+        if not names or d.notebook in names or place in names
+    ]
 
 
 def check_decisions(
