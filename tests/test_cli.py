@@ -1,6 +1,5 @@
 """The command line, as a user calls it."""
 
-import os
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.command_line import workbench, workbench_process
 from tests.notebooks.zoo import add_notebook, make_settings
 from tests.runner.test_accept_and_check import DECISION, finished
 from workbench.config import Settings
@@ -32,21 +32,26 @@ def project(tmp_path: Path) -> Settings:
     return settings
 
 
-def workbench(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "workbench.cli", *arguments],
-        cwd=settings.notebooks,
-        env={name: value for name, value in os.environ.items() if not name.startswith("WORKBENCH_")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["runs"], 0),
+        (["evalset", "check", "docs_qa"], 1),
+        (["check", "--no-such-option"], 2),
+        (["run", "retrievel"], 3),
+    ],
+)
+def test_a_process_says_and_ends_as_the_command_in_this_one(project: Settings, arguments: list[str], code: int) -> None:
+    alone, here = workbench_process(project, *arguments), workbench(project, *arguments)
+    assert (alone.returncode, here.returncode) == (code, code), alone.stderr + here.stderr
+    called = alone.stderr.replace("python -m workbench.cli", "workbench")
+    assert (alone.stdout, called) == (here.stdout, here.stderr)
 
 
 def test_run_prints_sentence_gate_and_report_and_is_listed(project: Settings) -> None:
     mine = project.root / "mine"
     (mine / "qrels").mkdir(parents=True)
-    done = workbench(project, "run", "texts", "-p", "margin=0.5", "--evalset", "../mine")
+    done = workbench_process(project, "run", "texts", "-p", "margin=0.5", "--evalset", "../mine")
     assert done.returncode == 0, done.stderr
     sentence, gate, report = done.stdout.splitlines()
     assert sentence == f"text is good enough at margin 0.5 on {mine}."

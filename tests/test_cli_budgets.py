@@ -1,9 +1,6 @@
 """``workbench budgets``, as a user calls it."""
 
-import os
-import subprocess
-import sys
-
+from tests.command_line import ROOT, workbench
 from tests.telemetry.rows import row
 from workbench.inference.budgets import Budget, Budgets
 from workbench.telemetry.ledger import Ledger
@@ -11,11 +8,7 @@ from workbench.testing import FakeClock
 
 
 def shown(state_url, *arguments, code=0):
-    done = subprocess.run(
-        [sys.executable, "-m", "workbench.cli", "budgets", *arguments],
-        env=os.environ | {"WORKBENCH_STATE_URL": state_url},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = workbench(ROOT, "budgets", *arguments, env={"WORKBENCH_STATE_URL": state_url})
     assert done.returncode == code, done.stderr
     return (done.stderr if code else done.stdout).splitlines()
 

@@ -1,19 +1,12 @@
 """``workbench costs``, as a user calls it."""
 
-import os
-import subprocess
-import sys
-
+from tests.command_line import ROOT, workbench
 from tests.telemetry.rows import row
 from workbench.telemetry.ledger import Ledger
 
 
 def shown(state_url, *arguments, code=0):
-    done = subprocess.run(
-        [sys.executable, "-m", "workbench.cli", "costs", *arguments],
-        env=os.environ | {"WORKBENCH_STATE_URL": state_url},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = workbench(ROOT, "costs", *arguments, env={"WORKBENCH_STATE_URL": state_url})
     assert done.returncode == code, done.stderr
     return done.stderr if code else done.stdout
 

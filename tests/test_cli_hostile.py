@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.command_line import workbench
 from tests.notebooks.zoo import add_notebook, make_settings
 from tests.reports.hostile import evil
 from tests.runner.test_accept_and_check import DECISION, finished
-from tests.test_cli import workbench
 from workbench.cli.lines import write_file
 from workbench.config import Settings
 from workbench.rendering.text import visible

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from tests.command_line import workbench
 from tests.notebooks.zoo import make_settings
-from tests.test_cli import workbench
 from workbench.inference.prices import load_prices
 from workbench.inference.weights import WEIGHTS, weights_table
 

@@ -32,11 +32,25 @@ print("once", flush=True)
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_main_thread_that_waits_sees_it_once(number: int) -> None:
     script = [sys.executable, "-c", WAITING.format(number=int(number))]
     done = subprocess.run(script, capture_output=True, text=True, check=False, timeout=60)
     assert (done.stdout.split(), done.stderr) == (["seen", "once"], "")
+
+
+@pytest.mark.parametrize(("before", "output"), [("SIG_IGN", "here\n"), ("SIG_DFL", "")])
+def test_what_was_started_to_outlive_its_terminal_outlives_it(before: str, output: str) -> None:
+    code = f"""
+import os, signal
+from workbench.cli.signals import end_like_ctrl_c
+signal.signal(signal.SIGHUP, signal.{before})
+end_like_ctrl_c()
+os.kill(os.getpid(), signal.SIGHUP)
+print("here")"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert done.stdout == output
+    assert ("KeyboardInterrupt" in done.stderr) == (not output)
 
 
 def test_runs_are_interrupted_from_the_thread_of_one_of_them(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ JupyterLab is what people open the notebooks in (``make lab``): `tests.test_jupy
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,7 @@ def test_package_is_imported_by_its_owner_alone(package: str) -> None:
     assert found == OWNERS[package]
 
 
+@cache
 def imported(path: Path) -> set[str]:
     """Packages that a module imports when it runs; what only a type checker reads is left out."""
     tree = ast.parse(path.read_text(encoding="utf-8"))

@@ -1,12 +1,14 @@
 """One list of dependencies, and everything that installs agrees with it."""
 
 import ast
+import json
 import os
 import re
 import site
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -119,7 +121,7 @@ LIGHT = {
 
 def test_light_install_does_what_it_is_for_and_names_the_extra_for_the_rest(tmp_path: Path) -> None:
     (tmp_path / "site").mkdir()
-    block = f"""import sys
+    block = f"""import json, sys
 class Missing:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in {sorted(MODULES)}:
@@ -129,8 +131,11 @@ import importlib.util
 there = importlib.util.find_spec
 import workbench.extras
 workbench.extras.find_spec = lambda name: None if name in {sorted(MODULES)} else there(name)
+from typer.testing import CliRunner
 from workbench.cli import app
-app()
+for command in sys.argv[1:]:
+    done = CliRunner().invoke(app, command.split())
+    print(json.dumps([command, done.output, repr(done.exception)]))
 """
     (tmp_path / "light.py").write_text(block, encoding="utf-8")
     (tmp_path / "manual.pdf").write_bytes(b"%PDF-1.4")
@@ -141,11 +146,11 @@ app()
     run = tmp_path / "runs" / "20261129T000000-retrieval-abcdefgh"
     run.mkdir(parents=True)
     env = {k: v for k, v in os.environ.items() if not k.startswith("WORKBENCH_")} | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "light.py", *LIGHT], cwd=tmp_path, env=env, capture_output=True, text=True)
+    said = {command: rest for command, *rest in map(json.loads, done.stdout.splitlines())}
+    assert said.keys() == LIGHT.keys(), done.stderr
     for command, told in LIGHT.items():
-        done = subprocess.run(
-            [sys.executable, "light.py", *command.split()], cwd=tmp_path, env=env, capture_output=True, text=True
-        )
-        assert told in done.stdout + done.stderr, (command, done.stdout, done.stderr)
+        assert told in said[command][0], (command, said[command])
 
 
 def test_error_of_any_other_module_stays_what_it_is() -> None:
@@ -171,6 +176,7 @@ def test_every_imported_package_is_listed(folder: str, allowed: set[str]) -> Non
             assert found & allowed, f"{path}: {module!r} comes with {found or 'nothing installed'}, list it"
 
 
+@cache
 def imported(path: Path) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -5,11 +5,11 @@ import pty
 import re
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from tests.command_line import ROOT, workbench
 from tests.evalset.small_evalset import settings_in
 from tests.reports import samples
 from workbench.config import load_settings, require_writable
@@ -19,14 +19,6 @@ from workbench.retrieval.notebook import RetrievalParameters
 from workbench.runner.headless import _headless_kernel_env
 from workbench.runner.parameters import prepare_parameters
 from workbench.state import open_engine
-
-ROOT = Path(__file__).parents[1]
-
-
-def cli(*words: str, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess[str]:
-    own = {k: v for k, v in os.environ.items() if not k.startswith("WORKBENCH_")} | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "workbench.cli", *words]
-    return subprocess.run(command, cwd=cwd, env=own | env, capture_output=True, text=True, check=False, timeout=120)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +42,7 @@ def test_a_bad_setting_is_one_message_on_the_command_line(tmp_path, env, told):
     file = tmp_path / "file"
     file.write_text("this is no database, and it is longer than the head of one" * 40)
     given = {"WORKBENCH_CACHE": str(tmp_path / "c"), **{k: v.format(file=file) for k, v in env.items()}}
-    done = cli("budgets", **given)
+    done = workbench(ROOT, "budgets", env=given)
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.startswith("error: ")
     assert told in done.stderr
@@ -107,13 +99,13 @@ def test_every_variable_that_is_read_is_known():
 
 @pytest.mark.parametrize("words", [("run", "retrieval"), ("check",), ("accept", "retrieval", "--reason", "x")])
 def test_outside_of_a_project_is_said_with_what_to_do(tmp_path, words):
-    done = cli(*words, cwd=tmp_path)
+    done = workbench(tmp_path, *words)
     assert done.returncode == 3
     assert f"you are not in a project: {tmp_path} has no evalsets/ and no notebooks/; change into the" in done.stderr
 
 
 def test_a_name_of_an_evalset_outside_of_a_project_is_said_to_be_that(tmp_path):
-    done = cli("evalset", "check", "docs_qa", cwd=tmp_path)
+    done = workbench(tmp_path, "evalset", "check", "docs_qa")
     assert "you are not in a project" in done.stdout + done.stderr
 
 
@@ -144,7 +136,7 @@ def test_a_database_that_is_there_is_opened(tmp_path):
 
 def test_a_summary_in_a_terminal_is_text_and_in_a_pipe_is_markdown(tmp_path):
     folder = samples.write_run(settings_in(tmp_path).runs / "run")
-    piped = cli("summary", str(folder), cwd=tmp_path).stdout
+    piped = workbench(tmp_path, "summary", str(folder)).stdout
     own = {k: v for k, v in os.environ.items() if not k.startswith("WORKBENCH_")} | {"PYTHONPATH": str(ROOT)}
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "workbench.cli", "summary", str(folder)]

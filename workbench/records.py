@@ -9,7 +9,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from workbench.codec import from_json, from_plain, to_json, to_plain
+from workbench.codec import from_json, from_plain, shown, to_json, to_plain
 from workbench.errors import ConfigError
 
 Verdict = Literal["chosen", "upgrade", "keep_reference", "none_meets_floor", "inconclusive", "provisional"]
@@ -32,6 +32,24 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _check_field_types(value: "Document | Query", name: object) -> None:
+    """Refuse what would come to light far from whoever gave it, or never: text in place of names is its letters."""
+    for told in fields(value):
+        given = getattr(value, told.name)
+        if told.type == tuple[str, ...]:
+            expected = "a list of texts"
+            if fits := isinstance(given, tuple | list) and all(isinstance(each, str) for each in given):
+                object.__setattr__(value, told.name, tuple(given))
+        elif told.type is str:
+            expected, fits = "text", isinstance(given, str)
+        else:
+            expected, fits = "a date or None", given is None or type(given) is dt.date
+        if not fits:
+            raise ConfigError(
+                f"{told.name} of {type(value).__name__} {shown(name)} must be {expected}, found {shown(given)}"
+            )
+
+
 @dataclass(frozen=True, slots=True)
 class Document:
     """One thing that can be found; ``doc_id`` is what judgements refer to."""
@@ -43,6 +61,20 @@ class Document:
     document_type: str = "document"
     date: dt.date | None = None
     aliases: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse a field of another type, a missing value of a table among them.
+
+        A list becomes a tuple, and a moment its day, as of a pandas ``Timestamp``.
+
+        Raises
+        ------
+        ConfigError
+            If a field is not what its type says.
+        """
+        if isinstance(self.date, dt.datetime) and self.date == self.date:  # NaT is not
+            object.__setattr__(self, "date", self.date.date())
+        _check_field_types(self, self.doc_id)
 
     @property
     def full_text(self) -> str:
@@ -67,6 +99,16 @@ class Query:
     style: str = ""
     accept: tuple[str, ...] = ()
     reference: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse a field of another type, a missing value of a table among them; a list becomes a tuple.
+
+        Raises
+        ------
+        ConfigError
+            If a field is not what its type says.
+        """
+        _check_field_types(self, self.query_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +209,8 @@ class PairedBounds:
     """A claim's arm against one other arm, on the same test items: difference, bounds, and status of the margin.
 
     ``low`` holds at once for all arms against this other one, ``high`` at once for all others against this arm.
+    ``unseen`` is how far this arm may lie below the other although both score the same on every test item (the exact
+    bound of no cluster that is worse); 0 where they differ, and in a file from before it was told.
     """
 
     other: str
@@ -175,6 +219,11 @@ class PairedBounds:
     high: float
     n_clusters_differ: int
     status: GateStatus
+    unseen: float = 0.0
+
+    def shown(self, margin: float) -> GateStatus:
+        """What is shown of "at most ``margin`` below": the same scores on few items show less than the margin asks."""
+        return "inconclusive" if self.status == "identical" and self.unseen > margin else self.status
 
     @property
     def better(self) -> bool:
@@ -332,9 +381,13 @@ class Decision:
     def to_json(self) -> str:
         """Pretty JSON, stable in key order, so that a changed decision reads well in a diff.
 
-        What was not computed is left out, so that a file from before flip points stays what it is.
+        What was not computed is left out, so that a file from before flip points stays what it is; so is what ties do
+        not show, of pairs that are none.
         """
         raw = to_plain(self)
+        for pair in (pair for claim in raw["claims"] for pair in claim["pairs"]):
+            if not pair["unseen"]:
+                del pair["unseen"]
         if self.flips is None:
             raw = {name: value for name, value in raw.items() if name not in ("rates", "flips")}
             raw["claims"] = [{n: v for n, v in claim.items() if n != "amounts"} for claim in raw["claims"]]
@@ -353,12 +406,16 @@ class Decision:
         """
         told = f"{source} is not a decision this version reads (restore it, or run and accept anew)"
         raw: Any = from_json(dict, text, told)
+        claims = raw.get("claims")
+        stated = [c for c in claims if isinstance(c, dict)] if isinstance(claims, list) else []
+        for pairs in (claim.get("pairs") for claim in stated):
+            for pair in pairs if isinstance(pairs, list) else ():
+                if isinstance(pair, dict):
+                    pair.setdefault("unseen", 0.0)
         if not {"rates", "flips"} & raw.keys():
             raw |= {"rates": {}, "flips": None}
-            claims = raw.get("claims")
-            for claim in claims if isinstance(claims, list) else ():
-                if isinstance(claim, dict):
-                    claim.setdefault("amounts", {})
+            for claim in stated:
+                claim.setdefault("amounts", {})
         return from_plain(cls, raw, told, whole=True)
 
     @classmethod

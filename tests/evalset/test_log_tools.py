@@ -305,7 +305,8 @@ def test_langfuse_s_exports_are_read_in_every_format(tmp_path, suffix):
     {"input": 10000, "input_priority": 6000, "input_priority_cache_read": 4000, "output": 500,
      "output_priority": 200, "output_priority_reasoning": 300, "total": 10500},
     {"input": 6000, "cache_read_input_tokens": 4000, "output": 500},
-], ids=["no tier", "flex", "priority", "Anthropic"])  # fmt: skip
+    {"input": 6000, "input_cache_read": 4000, "output": 500, "unit": "TOKENS", "inputCost": 3.5, "outputCost": 2},
+], ids=["no tier", "flex", "priority", "Anthropic", "with a unit and dollars"])  # fmt: skip
 @pytest.mark.parametrize("tool", ["langfuse", "otlp"])
 def test_a_call_has_its_tokens_whatever_names_langfuse_gives_them(tmp_path, tool, counts):
     """Langfuse 5.0.4 takes a tier's tokens off the input, or leaves them in and lists them once more."""

@@ -46,6 +46,18 @@ def test_a_call_at_another_tier_than_the_standard_one_costs_its_own_price_or_is_
     assert versions == ["", "+flex", "+flex", "", "+batch"]
 
 
+def test_a_model_may_have_a_price_of_one_tier_alone(tmp_path):
+    paid = json.loads((LOGS / "litellm_payload.jsonl").read_text().splitlines()[0])
+    renamed = json.loads(json.dumps(paid).replace("gpt-5.4-mini", "own-model"))
+    rows = [at_tier(renamed, tier, None) for tier in ("flex", "default", "priority")]
+    log = read_log("litellm", [lines(tmp_path / "litellm.jsonl", rows)])
+    own = "version = '2026-11-30'\n[models.'openai/own-model@flex']\nusd_per_mtok = {input = 1, output = 1}\n"
+    (tmp_path / "models.toml").write_text(own + "source = 'contract'\ndate = 2026-11-30\n")
+    prices = load_prices(models=tmp_path / "models.toml")
+    assert [logged_cost_nanos(c, prices) for c in log.calls] == [115_000, None, None]
+    assert [line for line in log_cost_lines(log, prices) if "tier" in line] == []
+
+
 def test_what_the_log_says_of_a_call_at_a_tier_without_a_price_is_its_cost(tmp_path):
     paid = json.loads((LOGS / "litellm_payload.jsonl").read_text().splitlines()[0])
     log = read_log("litellm", [lines(tmp_path / "litellm.jsonl", [at_tier(paid, "flex", 0.00003465)])])

@@ -63,7 +63,7 @@ def test_an_arm_shown_worse_than_an_equally_cheap_one_is_not_chosen_for_fraction
 def test_of_arms_that_cost_the_same_the_better_estimate_wins_only_beyond_a_third_of_the_margin(base):
     for shift, sd, expected in ((-0.005, 0.1, "simple"), (-0.002, 0.002, "better"), (-0.02, 0.2, "better")):
         noise = np.random.default_rng(1).normal(0, sd, len(base))
-        arms = {"simple": base + shift + noise - noise.mean(), "better": base}
+        arms = {"simple": np.clip(base + shift + noise - noise.mean(), 0, 1), "better": base}
         assert outcome(arms, {"simple": 1.0, "better": 1.00001}, rule=FIRST).arm == expected
 
 

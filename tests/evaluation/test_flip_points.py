@@ -1,14 +1,12 @@
 """A decision's file says until when it stands, and what it says is what the rule then decides."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
 
 from tests.benchmarks.simulate_flips import changes
+from tests.command_line import workbench
 from tests.evaluation.test_decision import frame, near
 from workbench.errors import ConfigError
 from workbench.evaluation.decision import ArmFacts, decide, make_claims
@@ -116,10 +114,7 @@ def test_watch_lists_what_flips(decision, tmp_path):
     (tmp_path / "new.toml").write_text(MODELS.format(usd=200), encoding="utf-8")
 
     def watch(*lists):
-        return subprocess.run(
-            [sys.executable, "-m", "workbench.cli", "watch", *lists], capture_output=True, text=True, check=False,
-            env=os.environ | {"WORKBENCH_ROOT": str(tmp_path)},
-        )  # fmt: skip
+        return workbench(tmp_path, "watch", *lists)
 
     done = watch(str(tmp_path / "new.toml"))
     assert done.returncode == 1, done.stderr

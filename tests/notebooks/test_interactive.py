@@ -13,11 +13,11 @@ import papermill
 import pytest
 from nbclient.exceptions import DeadKernelError
 
+from tests.command_line import workbench
 from tests.evaluation.test_decision import RULE
 from tests.retrieval.tiny import judge, open_bench, project, write_evalset
 from tests.routing.routing_tables import planted
 from tests.routing.test_notebook import project as routing_project
-from tests.test_cli import workbench
 from workbench.config import SystemClock
 from workbench.errors import GateFailed
 from workbench.evaluation.gate import Gate

@@ -69,6 +69,57 @@ def test_signal_while_a_kernel_starts_leaves_nothing_behind(tmp_path: Path, numb
     assert runner.returncode == 130
     assert [r.status for r in list_runs(settings)] == ["interrupted"]
     assert kernels_of(settings.runs) == []
+    assert _left_behind(settings) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("numbers", [[signal.SIGINT, signal.SIGINT], [signal.SIGTERM], [signal.SIGHUP]])
+def test_signals_while_a_cell_runs_leave_no_file_behind(tmp_path: Path, numbers: list[int]) -> None:
+    settings = make_settings(tmp_path)
+    add_notebook(settings, "slow", CHILD, "time.sleep(300)")
+    runner = _start([sys.executable, "-m", "workbench.cli", "run", "slow"], settings)
+    _wait_for(lambda: list(settings.runs.glob("*/child.pid")))
+    assert _left_behind(settings) != []
+    for number in numbers:
+        runner.send_signal(number)
+        time.sleep(0.1)
+    assert runner.wait(timeout=60) == 130
+    assert kernels_of(settings.runs) == []
+    assert _left_behind(settings) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_worker_that_is_stopped_leaves_no_kernel_and_no_file(tmp_path: Path, number: int) -> None:
+    settings = make_settings(tmp_path)
+    add_notebook(settings, "slow", CHILD, "time.sleep(300)")
+    command = [sys.executable, "-m", "workbench.cli"]
+    submitted = _start([*command, "run", "slow", "--sweep", "limit=1,2", "--no-wait"], settings)
+    assert submitted.wait(timeout=300) == 0
+    worker = _start([*command, "jobs", "work"], settings)
+    _wait_for(lambda: len(list(settings.runs.glob("*/child.pid"))) == 2)
+    assert _stop(worker, number) < AT_ONCE_S
+    assert worker.returncode == 130
+    _wait_for(lambda: kernels_of(settings.runs) == [], timeout_s=2)
+    assert _left_behind(settings) == []
+
+
+@pytest.mark.slow
+def test_the_next_run_removes_what_a_killed_one_left(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    add_notebook(settings, "slow", CHILD, "time.sleep(300)")
+    add_notebook(settings, "quick")
+    command = [sys.executable, "-m", "workbench.cli", "run"]
+    killed, alive = (_start([*command, "slow"], settings) for _ in range(2))
+    _wait_for(lambda: len(list(settings.runs.glob("*/child.pid"))) == 2)
+    assert len(_left_behind(settings)) == 2
+    killed.kill()
+    killed.communicate()
+    assert _start([*command, "quick"], settings).wait(timeout=300) == 0
+    assert len(_left_behind(settings)) == 1
+    assert _stop(alive, signal.SIGINT) < AT_ONCE_S
+    assert [r.status for r in list_runs(settings) if r.notebook == "slow"] == ["interrupted"] * 2
+    assert _left_behind(settings) == []
 
 
 @pytest.mark.slow
@@ -85,9 +136,19 @@ def test_killed_runner_is_listed_as_interrupted(tmp_path: Path) -> None:
 
 
 def _start(command: list[str], settings: Settings) -> subprocess.Popen[bytes]:
-    places = {"WORKBENCH_ROOT": str(settings.root), "WORKBENCH_RUNS": str(settings.runs)}
+    (temporary := settings.root / "tmp").mkdir(exist_ok=True)
+    places = {
+        "WORKBENCH_ROOT": str(settings.root), "WORKBENCH_RUNS": str(settings.runs), "TMPDIR": str(temporary),
+        "WORKBENCH_STATE_URL": f"sqlite:///{settings.root / 'state.sqlite'}",
+        "WORKBENCH_CACHE": str(settings.cache),
+    }  # fmt: skip
     quiet = subprocess.DEVNULL
     return subprocess.Popen(command, env={**os.environ, **places}, stdout=quiet, stderr=quiet)
+
+
+def _left_behind(settings: Settings) -> list[str]:
+    """Temporary files and folders of the processes that were started."""
+    return sorted(path.name for path in (settings.root / "tmp").iterdir())
 
 
 def _stop(runner: subprocess.Popen[bytes], number: int) -> float:
@@ -98,7 +159,7 @@ def _stop(runner: subprocess.Popen[bytes], number: int) -> float:
     return time.monotonic() - began
 
 
-def _wait_for(condition: Callable[[], object], timeout_s: float = 90) -> None:
+def _wait_for(condition: Callable[[], object], timeout_s: float = 300) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"

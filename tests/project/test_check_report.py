@@ -117,7 +117,9 @@ def test_action_verifies_what_it_checks_and_is_red_where_that_contradicts(
     code = "1" if verified else "0"
     assert (tmp_path / "o").read_text() == f"exit-code={code}\n"
     (ends,) = (step["run"] for step in steps if str(step.get("name")).startswith("Exit code of"))
-    assert subprocess.run(["bash", "-e", "-c", ends], env=env | {"CODE": "0", "VERIFIED": code}).returncode == int(code)
+    for checked, ended in (("0", code), ("1", "1"), ("2", code if verified else "2")):
+        told = env | {"CODE": checked, "VERIFIED": code}
+        assert subprocess.run(["bash", "-e", "-c", ends], env=told).returncode == int(ended)
 
 
 def test_action_says_that_nothing_is_accepted_and_stays_green(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from tests.command_line import workbench
 from tests.databases import POSTGRES
 from tests.notebooks.zoo import make_settings
-from tests.test_cli import workbench
 from workbench.config import Settings
 from workbench.errors import ConfigError, EvalsetError, StoreError
 from workbench.evalset.imports.hub import read_hub_collection

@@ -124,7 +124,9 @@ def test_ci_installs_this_version_and_checks(tmp_path: Path, ci: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("verify", "check", "code"), [(0, 0, 0), (1, 0, 1), (0, 2, 2), (1, 3, 3)], ids=["both", "verify", "check", "none"]
+    ("verify", "check", "code"),
+    [(0, 0, 0), (1, 0, 1), (0, 2, 2), (1, 2, 1), (1, 3, 3)],
+    ids=["both", "verify", "check", "open", "none"],
 )
 @pytest.mark.parametrize("ci", ["github", "gitlab"])
 def test_ci_verifies_and_checks_whatever_the_other_says(

@@ -7,8 +7,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from tests.command_line import workbench
 from tests.notebooks.zoo import make_settings
-from tests.test_cli import workbench
 from workbench.config import Settings
 from workbench.errors import ConfigError, EvalsetError
 from workbench.evalset.check import check_evalset

@@ -8,10 +8,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from tests.command_line import workbench
 from tests.notebooks.zoo import make_settings
 from tests.project.test_verify_decision import commit, git
 from tests.runner.test_accept_and_check import DECISION, finished, take
-from tests.test_cli import workbench
 from workbench.config import Settings
 from workbench.errors import ConfigError
 from workbench.evaluation.run_record import RunRecord

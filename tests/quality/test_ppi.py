@@ -181,3 +181,21 @@ def test_label_factors_of_public_sets():
     ]
     assert len(drawn_) == 480
     assert label_factor(*np.array(drawn_, float).T)[0] == pytest.approx(0.86, abs=0.03)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_labels_that_all_say_the_same_leave_an_interval_of_what_none_of_them_said(value):
+    judged = np.random.default_rng(0).random(330)
+    found = ppi_mean(np.full(30, value), judged[:30], judged[30:], clusters=np.arange(330))
+    away = found.low if value else found.high
+    assert abs(away - value) == pytest.approx(1 - 0.025 ** (1 / 30))
+
+
+def test_few_bad_labels_among_many_do_not_make_an_interval_that_is_wrong_more_often_than_it_says():
+    above = 0
+    for seed in range(40):  # 37 % before, of 2.5 %
+        rng = np.random.default_rng(seed)
+        labels = (rng.random(30) < 0.97).astype(float)
+        judged = np.where(rng.random(330) < 0.9, np.r_[labels, rng.random(300) < 0.97], 0.0)
+        above += ppi_mean(labels, judged[:30], judged[30:], clusters=np.arange(330)).low > 0.97
+    assert above / 40 <= 0.025 + 4 * (0.025 * 0.975 / 40) ** 0.5

@@ -121,3 +121,12 @@ def test_what_cannot_be_compared_is_refused():
         nobody_worse(frame, "new", "old", margin=0)
     with pytest.raises(ConfigError, match="no column 'region'"):
         nobody_worse(frame, "new", "old", margin=0.1, by=("region",))
+
+
+def test_the_same_scores_on_few_questions_do_not_show_that_nobody_is_worse():
+    one = scores(np.random.default_rng(0), n=40).filter(arm="old")
+    same = pl.concat([one, one.with_columns(arm=pl.lit("new"))])
+    found = nobody_worse(same, "new", "old", margin=0.02)
+    assert found.status == "inconclusive"
+    assert all(claim.clusters_needed > claim.n_clusters for claim in found.claims)
+    assert "cannot tell for" in found.sentence

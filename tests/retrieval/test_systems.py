@@ -16,6 +16,9 @@ MODULE = """from workbench.records import Hit
 def hits(query):
     return [Hit("d2", 0.5), Hit("d1", 0.9)]
 
+def numbered(query):
+    return [Hit(7, 1), (8, 0.5)]
+
 def pairs(query):
     return (("d2", 2), ("d1", 1))
 
@@ -64,8 +67,12 @@ def test_a_run_file_and_a_hits_table_are_arms(settings, source):
 
 
 @pytest.mark.parametrize(
-    ("function", "expected"), [("hits", ["d2", "d1"]), ("pairs", ["d2", "d1"]), ("ids", ["d2", "d1"]), ("nothing", [])]
-)
+    ("function", "expected"),
+    [
+        ("hits", ["d2", "d1"]), ("pairs", ["d2", "d1"]), ("ids", ["d2", "d1"]), ("numbered", ["7", "8"]),
+        ("nothing", []),
+    ],
+)  # fmt: skip
 def test_a_callable_returns_hits_pairs_or_ids_and_its_order_is_kept(settings, function, expected):
     (system,) = load_systems([f"mine=their_search:{function}@1e-3"], settings)
     found = list(system.search(QUERY))

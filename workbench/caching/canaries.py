@@ -10,8 +10,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
@@ -26,6 +24,7 @@ from workbench.inference.messages import Cache, CacheUse, Request, Response, Usa
 from workbench.rendering.table import Column, Shown, Table
 from workbench.state import open_engine
 from workbench.telemetry.attribution import Attribution
+from workbench.temporary_folders import temporary_folder
 
 QUESTION, NEAR = "how do I reset my password", "how do I reset my password, please"
 AUDIENCES = ("user", "tenant", "analysts")  # the user alone, everyone of the tenant, a named permission set
@@ -171,8 +170,8 @@ def send_canaries(embedder: Embedder, *, threshold: float) -> tuple[CanaryCrossi
 @contextmanager
 def canary_engine() -> Iterator[sa.Engine]:
     """State database that is deleted afterwards, so that nothing is read from the project's or left in it."""
-    with TemporaryDirectory(prefix="workbench-canaries-") as folder:
-        engine = open_engine(f"sqlite:///{Path(folder) / 'state.sqlite'}")
+    with temporary_folder("workbench-canaries-") as folder:
+        engine = open_engine(f"sqlite:///{folder / 'state.sqlite'}")
 
         @sa.event.listens_for(engine, "connect")
         def _hurry(dbapi: Any, _record: Any) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from workbench.cli.lines import say, write_file
+from workbench.cli.signals import end_like_ctrl_c
 from workbench.config import load_settings
 from workbench.errors import ConfigError
 from workbench.rendering.numbers import counted
@@ -72,11 +73,15 @@ def work_command(
 
 def _work_until_done(flows: "Flows", names: Sequence[str], *, when_done: bool) -> None:
     """Do jobs; Ctrl-C ends at once, also in the middle of a step, which the next worker does again."""
+    from workbench.runner.watchdog import leave_no_kernel
+
+    end_like_ctrl_c()
     try:
         flows.work(names, when_done=when_done)
     except KeyboardInterrupt:
         say("interrupted; what was under way goes on with the next worker", err=True)
         flows.durable.heartbeat.close()
+        leave_no_kernel()
         os._exit(EXIT_INTERRUPTED)  # the interpreter would wait for the thread that does the step
 
 

@@ -11,9 +11,14 @@ _AGAIN_S = 0.1
 
 
 def end_like_ctrl_c() -> None:
-    """Let a cancelled CI job end like Ctrl-C, in the background too: with true records and no kernel left."""
+    """Let a cancelled CI job end like Ctrl-C, in the background too: with true records and no kernel left.
+
+    So does what runs in a terminal that is closed, but not what was started to outlive it, as by nohup.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
 
 
 @functools.cache

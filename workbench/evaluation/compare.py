@@ -6,16 +6,17 @@ differences where a percentile interval does not. Several finalists get simultan
 of their studentised deviations (Romano and Wolf 2005).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import polars as pl
 from scipy.special import betaincinv, ndtri, stdtrit
 
 from workbench.errors import ConfigError
+from workbench.evaluation.cluster_weights import cluster_weights
 from workbench.records import GateStatus
+from workbench.rendering.numbers import counted
 
 SCORES_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "arm": pl.String,
@@ -36,9 +37,6 @@ DRAWS = 4000
 KEPT_BACK = 8
 # Less than this is rounding, not a difference.
 NO_SPREAD = 1e-12
-_BLOCK = 250
-# Resamples times clusters of which the weights are kept: 16 MB, and of four splits at most.
-_KEPT_WEIGHTS = 2**21
 # Resamples beyond a quantile, below which it is no longer read off but carried on: `_deviation_quantile`.
 _BEYOND = 10
 # Beyond it alpha is too small to be told from 0 in floating point.
@@ -71,9 +69,9 @@ class PairedDifference:
 
 
 def item_values(scores: pl.DataFrame, arm: str, items: Sequence[str], *, missing: float) -> np.ndarray:
-    """Mean over repeats of one arm, in the order of ``items``; what failed or is missing counts ``missing``."""
+    """Mean over repeats of one arm, in the order of ``items``; what failed, is NaN or is missing counts ``missing``."""
     mine = scores.filter(pl.col("arm") == arm)
-    means = mine.group_by("item_id").agg(pl.col("value").fill_null(missing).mean())
+    means = mine.group_by("item_id").agg(pl.col("value").fill_nan(missing).fill_null(missing).mean())
     wanted = pl.DataFrame({"item_id": list(items)})
     return wanted.join(means, on="item_id", how="left", maintain_order="left")["value"].fill_null(missing).to_numpy()
 
@@ -122,7 +120,8 @@ class Pairwise:
     as lost whole (Clopper and Pearson 1934): wide, but exact for any values in [0, 1].
 
     ``differ`` and ``worse`` count the clusters that differ, and those in which a is worse; ``critical`` (shape (arms,))
-    is the quantile for each b, ``size_ratio`` the largest cluster by the mean one. The diagonal is 0.
+    is the quantile for each b, ``size_ratio`` the largest cluster by the mean one. ``unseen`` is how far an arm may lie
+    below another one from which it differs nowhere: the exact bound of no cluster that is worse. The diagonal is 0.
     """
 
     mean: np.ndarray
@@ -133,6 +132,7 @@ class Pairwise:
     critical: np.ndarray
     n_clusters: int
     size_ratio: float
+    unseen: float
 
     @property
     def high(self) -> np.ndarray:
@@ -187,7 +187,7 @@ def pairwise(
     ratio = float(sizes.max() / sizes.mean())
     if not pairs:
         none = np.zeros((k, k))
-        return Pairwise(none, none, none, none, none, np.zeros(k), m, ratio)
+        return Pairwise(none, none, none, none, none, np.zeros(k), m, ratio, 0.0)
     first, second = np.array(pairs).T
     values = np.stack([worst[a] - best[b] for a, b in pairs])
     differ = np.array([np.unique(clusters[np.abs(row) > NO_SPREAD]).size for row in values])
@@ -198,7 +198,8 @@ def pairwise(
     if critical is None:
         critical = _deviation_quantiles(np.where(plain, 0.0, t), second, few, confidence, m)
     low = mean - np.where(plain, 0.0, critical[second]) * se
-    exact = -most_worse_clusters(lost, m, 1 - (1 - confidence) / max(k - 1, 1)) * ratio
+    apart = 1 - (1 - confidence) / max(k - 1, 1)
+    exact = -most_worse_clusters(lost, m, apart) * ratio
     low = np.where(few, np.where(differ == 0, 0.0, exact), low)
 
     def square(found: np.ndarray) -> np.ndarray:
@@ -206,7 +207,8 @@ def pairwise(
         out[first, second] = found
         return out
 
-    return Pairwise(square(mean), square(se), square(low), square(differ), square(lost), critical, m, ratio)
+    unseen = float(most_worse_clusters(np.array(0), m, apart)) * ratio
+    return Pairwise(square(mean), square(se), square(low), square(differ), square(lost), critical, m, ratio, unseen)
 
 
 def most_worse_clusters(worse: np.ndarray, n_clusters: int, confidence: float) -> np.ndarray:
@@ -271,32 +273,6 @@ def _studentised_ratio(
     with np.errstate(divide="ignore", invalid="ignore"):
         t = (means - mean) / ses
     return mean, se, np.nan_to_num(t, nan=0.0, posinf=np.inf, neginf=-np.inf)
-
-
-def cluster_weights(m: int, draws: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each of ``m`` clusters is drawn, shape (block, m), in blocks so that memory stays flat.
-
-    Each interval on one split rests on the same resamples, so those of a split of usual size are drawn once, and kept;
-    the blocks are read-only.
-    """
-    kept = 0 < m * draws <= _KEPT_WEIGHTS
-    return iter(_kept_cluster_weights(m, draws, seed)) if kept else _drawn_cluster_weights(m, draws, seed)
-
-
-@lru_cache(maxsize=4)
-def _kept_cluster_weights(m: int, draws: int, seed: int) -> tuple[np.ndarray, ...]:
-    return tuple(_drawn_cluster_weights(m, draws, seed))
-
-
-def _drawn_cluster_weights(m: int, draws: int, seed: int) -> Iterator[np.ndarray]:
-    rng = np.random.default_rng(seed)
-    for start in range(0, draws, _BLOCK):
-        n = min(_BLOCK, draws - start)
-        # A multinomial, counted in a fifth of the time that numpy's own takes.
-        drawn = rng.integers(m, size=(n, m)) + m * np.arange(n)[:, None]
-        weights = np.bincount(drawn.ravel(), minlength=n * m).reshape(n, m).astype(float)
-        weights.flags.writeable = False
-        yield weights
 
 
 def spent_confidence(confidence: float, use: int) -> float:
@@ -412,6 +388,23 @@ def compare(
     return out
 
 
+def require_shares(scores: pl.DataFrame) -> None:
+    """Refuse values that no bound of a share is true of.
+
+    Raises
+    ------
+    ConfigError
+        With the first value outside [0, 1].
+    """
+    wrong = scores.filter(~pl.col("value").fill_nan(None).is_between(-NO_SPREAD, 1 + NO_SPREAD))
+    if wrong.height:
+        arm, item, value = wrong.select("arm", "item_id", "value").row(0)
+        raise ConfigError(
+            f"{arm} has the value {value:g} on {item!r}, one of {counted(wrong.height, 'value')} outside [0, 1], in "
+            "which bounds are told; divide the metric by its largest value"
+        )
+
+
 def item_clusters(scores: pl.DataFrame) -> tuple[list[str], np.ndarray]:
     """Items in sorted order and the code of each one's cluster, shape (items,)."""
     table = scores.select("item_id", "cluster").unique(["item_id"]).sort("item_id")
@@ -420,16 +413,49 @@ def item_clusters(scores: pl.DataFrame) -> tuple[list[str], np.ndarray]:
 
 
 def mean_interval(values: np.ndarray, clusters: np.ndarray, *, seed: int = 0) -> tuple[float, float, float]:
-    """Mean of values in [0, 1] with its two-sided 95 % interval, inside [0, 1] too."""
+    """Mean of values in [0, 1] with its two-sided 95 % interval, inside [0, 1] too.
+
+    Where fewer than 10 clusters have anything below 1, or above 0, the bootstrap-t does not keep its level at that end,
+    and where nothing varies it has none: there each such cluster counts as lost or won whole, by the exact bound of
+    their share (Clopper and Pearson 1934).
+
+    >>> [round(end, 3) for end in mean_interval(np.ones(30), np.arange(30))]
+    [1.0, 0.884, 1.0]
+    """
     bounds = bootstrap_t(values[None], clusters, confidence=0.975, seed=seed)
-    return float(bounds.mean[0]), max(float(bounds.low[0]), 0.0), min(float(bounds.high[0]), 1.0)
+    low, high = exact_ends(values, clusters, float(bounds.low[0]), float(bounds.high[0]))
+    return float(bounds.mean[0]), low, high
+
+
+def exact_ends(
+    values: np.ndarray, clusters: np.ndarray, low: float, high: float, confidence: float = 0.975
+) -> tuple[float, float]:
+    """Ends of the interval of a mean in [0, 1], replaced where clusters are too few for them: `mean_interval`.
+
+    ``confidence`` is that of each end.
+    """
+    sizes = np.bincount(clusters)
+    m, ratio = sizes.size, float(sizes.max() / sizes.mean())
+
+    def share(of: np.ndarray) -> tuple[int, float]:
+        n = np.unique(clusters[of]).size
+        return n, min(float(most_worse_clusters(np.array(n), m, confidence)) * ratio, 1.0)
+
+    (under, lost), (over, won) = share(values < 1 - NO_SPREAD), share(values > NO_SPREAD)
+    if np.ptp(values) <= NO_SPREAD:  # all the same: what another cluster would have is not seen
+        other = min(float(most_worse_clusters(np.array(0), m, confidence)) * ratio, 1.0)
+        mean = float(values[0])
+        low, high = mean * (1 - other), mean + (1 - mean) * other
+    low = 1 - lost if under < MIN_DIFFERING else low
+    high = won if over < MIN_DIFFERING else high
+    return max(low, 0.0), min(high, 1.0)
 
 
 def normal_interval(values: np.ndarray, clusters: np.ndarray) -> tuple[float, float, float]:
     """``mean_interval`` with no resample: normal at the cluster-robust error, where thousands are made at once."""
     mean, se, _ = _studentised(values[None], clusters, 0, 0)
     wide = float(ndtri(0.975) * se[0])
-    return float(mean[0]), max(float(mean[0]) - wide, 0.0), min(float(mean[0]) + wide, 1.0)
+    return float(mean[0]), *exact_ends(values, clusters, float(mean[0]) - wide, float(mean[0]) + wide)
 
 
 def ratio_interval(

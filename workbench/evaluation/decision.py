@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from scipy.special import betaincinv, gammaincinv, ndtri
+from scipy.special import ndtri
 
 from workbench.evaluation.compare import (
     DRAWS,
@@ -25,9 +25,9 @@ from workbench.evaluation.compare import (
     item_values,
     margin_status,
     mean_interval,
-    most_worse_clusters,
     normal_interval,
     pairwise,
+    require_shares,
     spent_confidence,
 )
 from workbench.evaluation.decision_sentences import (
@@ -39,14 +39,12 @@ from workbench.evaluation.decision_sentences import (
     tied_note,
     upgrade_note,
 )
-from workbench.evaluation.power import TARGET, chance_of_each, clusters_needed
+from workbench.evaluation.power import TARGET, chance_of_each, clusters_range, few_clusters_needed, soonest_clusters
 from workbench.records import Claim, GateStatus, PairedBounds, Rule, Verdict
 from workbench.rendering.numbers import counted
 
 # Measured latency is noisy, so that an arm breaks its limit only when it is beyond it by this share.
 LATENCY_TOLERANCE = 0.2
-# The spread that a number of further questions is planned with is itself uncertain: both ends of its 80 % interval.
-SPREAD_ENDS = (0.9, 0.1)
 MIN_DEV_CLUSTERS = 10
 # How bad the worst of several statuses is, mildest first.
 _SEVERITY: tuple[GateStatus, ...] = ("identical", "holds", "inconclusive", "broken")
@@ -90,11 +88,20 @@ class ArmValues:
 
     @classmethod
     def of(cls, scores: pl.DataFrame, names: Sequence[str], *, against: pl.DataFrame | None = None) -> "ArmValues":
-        """Read rows of one metric and one split; ``against`` replaces them where they count against other arms."""
+        """Read rows of one metric and one split; ``against`` replaces them where they count against other arms.
+
+        Raises
+        ------
+        ConfigError
+            If a value lies outside [0, 1], in which every bound is told.
+        """
+        require_shares(scores)
         items, codes = item_clusters(scores)
         low = np.stack([item_values(scores, name, items, missing=0.0) for name in names])
         high = np.stack([item_values(scores if against is None else against, n, items, missing=1.0) for n in names])
-        share = pl.col("value").count() / (len(items) * pl.col("repeat").n_unique())  # of an arm's own repeats
+        share = pl.col("value").fill_nan(None).count() / (
+            len(items) * pl.col("repeat").n_unique()
+        )  # of an arm's own repeats
         found = dict(scores.group_by("arm").agg(share).iter_rows())
         return cls(low, low, high, codes, np.array([found.get(name, 0.0) for name in names]))
 
@@ -203,7 +210,7 @@ def _against_rivals(
     rivals = [p for p in mine if p.other in names]
     nearest = min(rivals, key=lambda p: (p.difference, at[p.other]), default=None)
     worst = min(rivals, key=lambda p: p.low, default=None)
-    status: GateStatus = max((p.status for p in rivals), key=_SEVERITY.index, default="identical")
+    status: GateStatus = max((p.shown(rule.margin) for p in rivals), key=_SEVERITY.index, default="identical")
     return rivals, {
         "status": status,
         "difference": nearest.difference if nearest else 0.0,
@@ -247,7 +254,8 @@ def _recertified_claim(c: Claim, rule: Rule, cost_usd_per_1k: float) -> Claim:
 def _paired_bounds(pairs: Pairwise, a: int, b: int, other: str, rule: Rule) -> PairedBounds:
     low, high = max(float(pairs.low[a, b]), -1.0), min(float(pairs.high[a, b]), 1.0)  # of values in [0, 1]
     mean, differ = float(pairs.mean[a, b]), int(pairs.differ[a, b])
-    return PairedBounds(other, mean, low, high, differ, pairs.status(a, b, rule.margin))
+    unseen = 0.0 if differ else min(pairs.unseen, 1.0)
+    return PairedBounds(other, mean, low, high, differ, pairs.status(a, b, rule.margin), unseen)
 
 
 def _arm_intervals(values: ArmValues, seed: int, *, resampled: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -289,20 +297,21 @@ def _with_need(
     ranges: list[tuple[int, int | None]] = []
     # at once for all arms against one, and all that are open have to hold
     level = chance_of_each(spent_confidence(rule.confidence, rule.use), max(len(c.pairs), 1))
-    still = [p for p in rivals if p.status == "inconclusive" and p.difference > -rule.margin]
+    far = [p for p in rivals if p.shown(rule.margin) == "inconclusive" and p.difference > -rule.margin]
+    still = [p for p in far if p.status == "inconclusive"] or far  # ties alone: as many as show the margin
     for p in still:
         j, se, distance = at[p.other], float(pairs.se[i, at[p.other]]), rule.margin + min(p.difference, 0.0)
         share, chance, ways = p.n_clusters_differ / c.n_clusters, chance_of_each(TARGET, len(still)), []
         if se > 0:
-            ways.append(_clusters_range(se, distance, c.n_clusters, level, chance, share))
+            ways.append(clusters_range(se, distance, c.n_clusters, level, chance, share))
         if p.n_clusters_differ < MIN_DIFFERING:
             worse = int(pairs.worse[i, j])
-            ways.append(_few_needed(worse, c.n_clusters, rule.margin / pairs.size_ratio, level))
+            ways.append(few_clusters_needed(worse, c.n_clusters, rule.margin / pairs.size_ratio, level))
         if ways:
-            ranges.append(_soonest_clusters(ways))
+            ranges.append(soonest_clusters(ways))
     if rule.floor is not None and c.estimate_low < rule.floor != c.estimate:
         own = float((c.estimate_high - c.estimate_low) / 2 / ndtri(0.975))
-        ranges.append(_clusters_range(own, abs(c.estimate - rule.floor), c.n_clusters, 0.975, TARGET, 1.0))
+        ranges.append(clusters_range(own, abs(c.estimate - rule.floor), c.n_clusters, 0.975, TARGET, 1.0))
     if not ranges:
         return replace(c, note="the differences have no spread to plan with")
     items = c.n_items / c.n_clusters
@@ -311,36 +320,6 @@ def _with_need(
     known = [end for end in ends if end is not None]
     many = int(np.ceil(max(max(known) - c.n_clusters, 1) * items)) if len(known) == len(ends) else None
     return replace(c, items_needed=(few, many))
-
-
-def _clusters_range(
-    se: float, distance: float, m: int, confidence: float, power: float, differing: float
-) -> tuple[int, int | None]:
-    """Clusters that are needed at both ends of the interval of the spread, which m clusters have shown."""
-    sd, how = se * np.sqrt(m), {"confidence": confidence, "power": power, "differing": differing}
-    ends = [sd * np.sqrt((m - 1) / (2 * gammaincinv((m - 1) / 2, end))) for end in SPREAD_ENDS]
-    few, many = (clusters_needed(float(one), distance, **how) for one in ends)
-    return few, many
-
-
-def _soonest_clusters(ways: Sequence[tuple[int, int | None]]) -> tuple[int, int | None]:
-    """The smallest of several numbers of clusters, each of which is enough, at both ends; None has no end."""
-    return min(few for few, _ in ways), min((many for _, many in ways if many is not None), default=None)
-
-
-def _few_needed(worse: int, m: int, margin: float, confidence: float) -> tuple[int, int | None]:
-    """Clusters at which the exact bound lies under the margin, at the share that is worse and at its upper end."""
-
-    def needed(share: float) -> int | None:
-        n = m
-        while share < margin and n < 10**6:
-            if most_worse_clusters(np.array([np.ceil(share * n)]), n, confidence)[0] < margin:
-                return n
-            n += max(1, n // 50)
-        return None
-
-    ends = betaincinv(worse + 1, max(m - worse, 1), SPREAD_ENDS[0])
-    return needed(worse / m) or 10**6, needed(float(ends))
 
 
 def too_few_families(n_clusters: int, n_dev_clusters: int | None) -> str:
@@ -438,7 +417,9 @@ def decide(
         return Outcome("keep_reference", choice.arm, keep_sentence(claims, choice, rule), None, tuple(notes))
     dearer = in_use is not None and rule.counts(in_use.cost_usd_per_1k, choice.cost_usd_per_1k)
     verdict: Verdict = "upgrade" if worth or dearer else "provisional" if synthetic else "chosen"
-    sentence = chosen_sentence(choice, in_use, rule, verdict, n_arms=len(claims))
+    places = [ArmFacts(c.arm, {}, c.cost_usd_per_1k, c.latency_p95_ms, 0) for c in claims]
+    mine = next(f for f in places if f.name == choice.arm)
+    sentence = chosen_sentence(choice, in_use, rule, verdict, n_arms=1 + len(rivals_of(mine, places, rule)))
     return Outcome(verdict, choice.arm, sentence, _need(_nearest_claim(cheaper)), tuple(notes))
 
 

@@ -37,21 +37,37 @@ def cost_words(claim: Claim, before: Claim | None, rule: Rule) -> str:
 
 def distance(claim: Claim) -> str:
     """How far an arm may lie below the best of the others, in numbers."""
-    return f"{signed(claim.difference)} against {claim.best}, at least {signed(claim.low)}"
+    same = [-p.unseen for p in claim.pairs if p.other == claim.best]
+    return f"{signed(claim.difference)} against {claim.best}, at least {signed(min([claim.low, *same]))}"
+
+
+def _alone_words(claim: Claim, rule: Rule) -> str:
+    """Nothing is shown of an arm that is compared with none."""
+    return f"no other of the arms tested could be had for the money ({rule.metric} {claim.estimate:.3f})"
+
+
+def _near_words(rule: Rule) -> str:
+    return f"shown at {percent(rule.confidence)} confidence to lie at most {rule.margin:g} {rule.metric} below the best"
+
+
+def sentence_now(sentence: str, claim: Claim, rule: Rule) -> str:
+    """Sentence of a verdict that was accepted earlier, in the words of today."""
+    former = f"{_near_words(rule)} for the money;"
+    return sentence if claim.best else sentence.replace(former, f"{_alone_words(claim, rule)};")
 
 
 def chosen_sentence(choice: Claim, in_use: Claim | None, rule: Rule, verdict: Verdict, *, n_arms: int) -> str:
-    """Sentence of an arm that is chosen, provisionally or not, or as an upgrade."""
+    """Sentence of an arm that is chosen, provisionally or not, or as an upgrade.
+
+    ``n_arms`` are those that it is shown to lie near the best of: itself, and those that it was compared with.
+    """
     start = {"provisional": "Provisionally use", "upgrade": "Upgrade to"}.get(
         verdict, "Use" if in_use else "Start with"
     )
     if not choice.best:
-        shown = f"no other of the arms tested could be had for the money ({rule.metric} {choice.estimate:.3f})"
+        shown = _alone_words(choice, rule)
     else:
-        shown = (
-            f"shown at {percent(rule.confidence)} confidence to lie at most {rule.margin:g} {rule.metric} below the "
-            f"best of {counted(n_arms, 'arm')} tested for the money ({distance(choice)})"
-        )
+        shown = f"{_near_words(rule)} of {counted(n_arms, 'arm')} tested for the money ({distance(choice)})"
     return f"{start} {choice.arm}: {shown}. {cost_words(choice, in_use, rule)}.{_gain_words(choice, in_use)}"
 
 
@@ -69,11 +85,10 @@ def keep_sentence(claims: Sequence[Claim], kept: Claim, rule: Rule) -> str:
     others = [c for c in claims if c.arm != kept.arm]
     if not others:
         return f"Keep {kept.arm}: no other arm came near it on the dev questions."
-    near = f" ({distance(kept)})" if kept.best else ""
+    near = f"{_near_words(rule)} for the money ({distance(kept)})" if kept.best else _alone_words(kept, rule)
     one = "the other arm" if len(others) == 1 else f"none of the {counted(len(others), 'other')}"
     return (
-        f"Keep {kept.arm}: shown at {percent(rule.confidence)} confidence to lie at most {rule.margin:g} {rule.metric} "
-        f"below the best for the money{near}; {one} is {'not ' if len(others) == 1 else ''}shown to be worth a change. "
+        f"Keep {kept.arm}: {near}; {one} is {'not ' if len(others) == 1 else ''}shown to be worth a change. "
         f"{cost_words(kept, None, rule)}."
     )
 

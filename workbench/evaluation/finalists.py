@@ -260,7 +260,7 @@ def _only_finalist_pairs(pairs: Pairwise, at: Sequence[int]) -> Pairwise:
     grid = np.ix_(at, at)
     parts = (pairs.mean, pairs.se, pairs.low, pairs.differ, pairs.worse)
     mean, se, low, differ, worse = (part[grid] for part in parts)
-    return Pairwise(mean, se, low, differ, worse, pairs.critical[at], pairs.n_clusters, pairs.size_ratio)
+    return Pairwise(mean, se, low, differ, worse, pairs.critical[at], pairs.n_clusters, pairs.size_ratio, pairs.unseen)
 
 
 def beside_verdict(claims: Sequence[Claim], rule: Rule, outcome: Outcome, shares: Mapping[str, float]) -> list[str]:

@@ -255,6 +255,7 @@ def _flip_comparisons(decision: Decision, rule: Rule, costs: Sequence[float]) ->
     parts.append(estimates[None, :] - estimates[:, None] - rule.margin * SAME_QUALITY)
     parts += [np.array([getattr(p, name) for c in claims for p in c.pairs]) + rule.margin for name in _BOUNDS]
     parts += [np.array([getattr(c, name) for c in claims]) - rule.margin for name in ("high", "estimate")]
+    parts.append(rule.margin - np.array([p.unseen for c in claims for p in c.pairs]))
     if rule.latency_limit_ms is not None:
         slow = [c.latency_p95_ms for c in claims if c.latency_p95_ms is not None]
         parts.append(rule.latency_limit_ms * (1 + LATENCY_TOLERANCE) - np.array(slow))

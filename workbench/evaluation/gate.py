@@ -189,7 +189,9 @@ def account(rows: pl.DataFrame, decision: Decision, items: Collection[str], *, m
         problems = (
             _rows_problem(mine, items, n * repeats * metrics, told),
             _coverage_problem(claim.coverage, min_coverage, "its claim"),
-            _coverage_problem(mine["value"].count() / max(n * repeats * metrics, 1), min_coverage, "its rows"),
+            _coverage_problem(
+                mine["value"].fill_nan(None).count() / max(n * repeats * metrics, 1), min_coverage, "its rows"
+            ),
             "" if claim.n_items == n else f"its claim counts {claim.n_items} of {counted(n, 'item')}",
         )
         wrong += [GateClaim("invariant", claim.arm, "error", f"{claim.arm}: {p}.") for p in problems if p]
@@ -283,7 +285,7 @@ def _within_spread(arm: str, spread: tuple[float, float], margin: float, mean: f
 def changed_items(before: pl.DataFrame, after: pl.DataFrame, arm: str) -> list[str]:
     """Items of one arm whose value moved by more than 1e-9, appeared, vanished, or failed in one of the two."""
     sides = [
-        f.filter(pl.col("arm") == arm).group_by("item_id").agg(pl.col("value").fill_null(-1).mean())
+        f.filter(pl.col("arm") == arm).group_by("item_id").agg(pl.col("value").fill_nan(-1).fill_null(-1).mean())
         for f in (before, after)
     ]
     both = sides[0].join(sides[1], on="item_id", how="full", coalesce=True).fill_null(-2)

@@ -6,15 +6,23 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from scipy.special import bdtrc, nctdtr, ndtr, ndtri, stdtrit
+from scipy.special import bdtrc, betaincinv, gammaincinv, nctdtr, ndtr, ndtri, stdtrit
 
-from workbench.evaluation.compare import MIN_CLUSTERS, MIN_DIFFERING, sharper_confidence, spent_confidence
+from workbench.evaluation.compare import (
+    MIN_CLUSTERS,
+    MIN_DIFFERING,
+    most_worse_clusters,
+    sharper_confidence,
+    spent_confidence,
+)
 from workbench.records import Rule
 from workbench.rendering.numbers import counted, percent
 from workbench.rendering.table import Column, Table
 
 _MOST_CLUSTERS = 10**15
 TARGET = 0.8
+# The spread that a number of further questions is planned with is itself uncertain: both ends of its 80 % interval.
+SPREAD_ENDS = (0.9, 0.1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +165,36 @@ def plan_power(sd: float, margin: float, n_clusters: int, *, confidence: float =
     )
 
 
+def clusters_range(
+    se: float, distance: float, m: int, confidence: float, power: float, differing: float
+) -> tuple[int, int | None]:
+    """Clusters that are needed at both ends of the interval of the spread, which m clusters have shown."""
+    sd, how = se * np.sqrt(m), {"confidence": confidence, "power": power, "differing": differing}
+    ends = [sd * np.sqrt((m - 1) / (2 * gammaincinv((m - 1) / 2, end))) for end in SPREAD_ENDS]
+    few, many = (clusters_needed(float(one), distance, **how) for one in ends)
+    return few, many
+
+
+def soonest_clusters(ways: Sequence[tuple[int, int | None]]) -> tuple[int, int | None]:
+    """The smallest of several numbers of clusters, each of which is enough, at both ends; None has no end."""
+    return min(few for few, _ in ways), min((many for _, many in ways if many is not None), default=None)
+
+
+def few_clusters_needed(worse: int, m: int, margin: float, confidence: float) -> tuple[int, int | None]:
+    """Clusters at which the exact bound lies under the margin, at the share that is worse and at its upper end."""
+
+    def needed(share: float) -> int | None:
+        n = m
+        while share < margin and n < 10**6:
+            if most_worse_clusters(np.array([np.ceil(share * n)]), n, confidence)[0] < margin:
+                return n
+            n += max(1, n // 50)
+        return None
+
+    ends = betaincinv(worse + 1, max(m - worse, 1), SPREAD_ENDS[0])
+    return needed(worse / m) or 10**6, needed(float(ends))
+
+
 def power_table(spreads: Sequence[float], clusters: Mapping[str, str], rule: Rule, *, items: str) -> Table:
     """What a test split can show at the rule's margin, at the confidence that its use of the split leaves.
 
@@ -173,7 +211,8 @@ def power_table(spreads: Sequence[float], clusters: Mapping[str, str], rule: Rul
     --------
     >>> rule = Rule("ndcg@10", "usd_per_1k_requests", "", 0.02, 0.95, use=2)
     >>> power_table([0.133], {f"q{i}": f"family {i}" for i in range(300)}, rule, items="questions").caption
-    'Power of 300 test questions in 300 families, margin 0.02, at 99.00 % confidence: use 2 of this test split'
+    'Power of 300 test questions in 300 families, margin 0.02, at 99.00 % confidence: use 2 of this test split; \
+for two arms, more of them take more'
     """
     families, confidence = len(set(clusters.values())), spent_confidence(rule.confidence, rule.use)
     plans = [plan_power(sd, rule.margin, families, confidence=confidence) for sd in spreads]
@@ -186,6 +225,6 @@ def power_table(spreads: Sequence[float], clusters: Mapping[str, str], rule: Rul
     rows = tuple((p.sd, p.power, p.clusters_needed, p.detectable) for p in plans)
     caption = (
         f"Power of {len(clusters):,} test {items} in {counted(families, 'family')}, margin {rule.margin:g}, at "
-        f"{percent(confidence, 2)} confidence: use {rule.use} of this test split"
+        f"{percent(confidence, 2)} confidence: use {rule.use} of this test split; for two arms, more of them take more"
     )
     return Table(columns, rows, caption)

@@ -110,7 +110,7 @@ def repeat_components(values: np.ndarray, clusters: np.ndarray) -> RepeatCompone
 
 def repeated_values(scores: pl.DataFrame, arm: str, items: Sequence[str], *, missing: float = 0.0) -> np.ndarray:
     """Values of one arm, shape (items, repeats); what failed counts ``missing``, what was not asked is NaN."""
-    mine = scores.filter(pl.col("arm") == arm).with_columns(pl.col("value").fill_null(missing))
+    mine = scores.filter(pl.col("arm") == arm).with_columns(pl.col("value").fill_nan(missing).fill_null(missing))
     at = {item: i for i, item in enumerate(items)}
     repeats = {r: i for i, r in enumerate(sorted(scores["repeat"].unique()))}
     out = np.full((len(items), len(repeats)), np.nan)

@@ -14,7 +14,6 @@ from contextlib import suppress
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,6 +22,7 @@ from workbench.config import count_from
 from workbench.inference.call_tapes import refuse_offline
 from workbench.inference.model_graph import without_nan_guards
 from workbench.inference.weights import MINILM_SHA256, WEIGHTS, fetch, verify_weights
+from workbench.temporary_folders import temporary_folder
 
 # 256 positions, of which two mark the beginning and the end.
 MINILM_MAX_TOKENS = 254
@@ -72,8 +72,8 @@ class MiniLM:
         options.intra_op_num_threads = 1  # texts go side by side: threads that share one text wait for each other
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.enable_cpu_mem_arena = False  # it would keep the memory of the longest texts for good
-        with TemporaryDirectory(prefix="workbench-encoder-") as folder:  # a session of bytes would keep these too
-            path = Path(folder) / "model.onnx"
+        with temporary_folder("workbench-encoder-") as folder:  # a session of bytes would keep these too
+            path = folder / "model.onnx"
             # Nothing is masked, since texts of one length go together.
             path.write_bytes(without_nan_guards(self._model.read_bytes()))
             give_back_memory()

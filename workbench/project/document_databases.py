@@ -91,7 +91,7 @@ def read_document_database(source: str, query: str, settings: Settings) -> tuple
 
 def _documents_of_lance(source: str) -> tuple[str, list[dict[str, Any]], list[str]]:
     """Name, rows, and the columns of vectors of a LanceDB table."""
-    from workbench.retrieval.lance import lance_stored_rows, lance_stored_tables
+    from workbench.retrieval.lance import lance_reported, load_lancedb
 
     folder, _, table = source.removeprefix(LANCE).partition("#")
     folder = folder.removeprefix("//")
@@ -99,13 +99,25 @@ def _documents_of_lance(source: str) -> tuple[str, list[dict[str, Any]], list[st
         folder, table = str(Path(folder).parent), Path(folder).stem
     if "://" not in folder and not Path(folder).is_dir():
         raise ConfigError(f"no such folder: {folder}; a LanceDB table is named as lance:FOLDER#TABLE")
-    tables = lance_stored_tables(folder)
+    with lance_reported(f"list the tables of {folder}"):
+        database = load_lancedb().connect(folder)
+        tables = sorted(database.list_tables().tables)
     if not table and len(tables) == 1:
         (table,) = tables
     if table not in tables:
         found = f"there are {', '.join(tables)}" if tables else "it holds none"
         raise ConfigError(f"{folder} was asked for {f'the table {table!r}' if table else 'a table'}; {found}")
-    return f"{folder}#{table}", *lance_stored_rows(folder, table)
+    with lance_reported(f"read table {table!r} of {folder}"):
+        return f"{folder}#{table}", *_lance_rows(database.open_table(table))
+
+
+def _lance_rows(table: Any) -> tuple[list[dict[str, Any]], list[str]]:
+    """Every row without its columns of vectors, whose names come beside."""
+    import pyarrow as pa
+
+    vectors = [field.name for field in table.schema if pa.types.is_fixed_size_list(field.type)]
+    columns = [column for column in table.schema.names if column not in vectors]
+    return table.search().select(columns).limit(table.count_rows()).to_arrow().to_pylist(), vectors
 
 
 def _documents_of_postgres(source: str, query: str) -> list[dict[str, Any]]:

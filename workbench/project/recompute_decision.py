@@ -26,6 +26,7 @@ from workbench.evalset.traffic import load_traffic_pairs, load_traffic_stream
 from workbench.evaluation.accepted_decision import anchor_path, read_artefact
 from workbench.evaluation.compare import spent_confidence
 from workbench.evaluation.decision import ArmFacts, Outcome, decide, make_claims
+from workbench.evaluation.decision_sentences import sentence_now
 from workbench.evaluation.experiment import KEPT, OBJECTIVE
 from workbench.evaluation.finalists import beside_verdict, verdict_note_now
 from workbench.evaluation.flip_points import CALL, FALSE_HIT, flip_points, former_units
@@ -359,8 +360,11 @@ def _recompute_claim_fields(found: Claim, stated: Claim, told: str) -> Iterator[
 
 
 def _recompute_outcome(d: Decision, outcome: Outcome, told: str) -> Iterator[RecomputedPart]:
-    for name in ("verdict", "arm", "sentence", "items_needed"):
-        yield judge_recomputed({"arm": "chosen arm"}.get(name, name), getattr(outcome, name), getattr(d, name), told)
+    stated = {n: getattr(d, n) for n in ("verdict", "arm", "sentence", "items_needed")}
+    if d.arm in d.arms:
+        stated["sentence"] = sentence_now(d.sentence, d.claim(d.arm), d.rule)
+    for name, value in stated.items():
+        yield judge_recomputed({"arm": "chosen arm"}.get(name, name), getattr(outcome, name), value, told)
 
 
 def _recompute_routers(accepted: AcceptedEvidence, raw: RawOutcomes) -> Iterator[RecomputedPart]:

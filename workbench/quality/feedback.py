@@ -16,14 +16,14 @@ from typing import Any, Literal, get_args
 import sqlalchemy as sa
 
 from workbench.config import Clock, Settings, SystemClock, load_settings
-from workbench.errors import ConfigError, EvalsetError, TraceError
+from workbench.errors import ConfigError, EvalsetError
 from workbench.evalset.evalset import find_evalset
 from workbench.evalset.files import read_jsonl
 from workbench.records import content_hash
 from workbench.rendering.table import Table
 from workbench.state import create_tables, open_engine, reading_engine
 from workbench.telemetry.redaction import redact
-from workbench.telemetry.traces import Trace, load_trace
+from workbench.telemetry.traces import Trace, stored_trace
 
 FILE = "candidates.jsonl"
 _MOST_KEPT = 4000  # characters of a comment, a question and an answer that are kept
@@ -149,9 +149,7 @@ def collect_feedback_candidates(evalset: str | Path, settings: Settings) -> tupl
             if not said.thumbs_down or said.trace_id in seen:
                 continue
             seen.add(said.trace_id)
-            try:
-                trace = load_trace(engine, said.trace_id, wait_s=0.0)
-            except TraceError:
+            if (trace := stored_trace(engine, said.trace_id)) is None:
                 lost.append(said.trace_id)
                 continue
             found = _feedback_candidate(said, trace, asked)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from scipy.special import ndtri
 
 from workbench.errors import ConfigError
-from workbench.evaluation.compare import MIN_CLUSTERS, bootstrap_t
+from workbench.evaluation.compare import MIN_CLUSTERS, bootstrap_t, exact_ends
 from workbench.rendering.numbers import counted
 
 Floats = npt.NDArray[np.float64]
@@ -65,7 +65,12 @@ def ppi_mean(
         What the judge says of the other items.
     clusters : ndarray of int, shape (n + N,), optional
         Cluster of each labelled item, then of each other one. Without them the items are independent and the interval
-        is the normal one of the paper.
+        is the normal one of the paper, which is too narrow for few labels that nearly all say the same.
+
+    Notes
+    -----
+    Where all labels but those of fewer than 10 clusters are 1, or 0, the bootstrap does not keep its level at that end:
+    there the interval reaches at least as far as the exact one of the labels alone (Clopper and Pearson 1934).
 
     Raises
     ------
@@ -97,9 +102,21 @@ def ppi_mean(
         codes = np.unique(clusters, return_inverse=True)[1]
         bounds = bootstrap_t(values[None], codes, confidence=(1 + confidence) / 2, seed=seed)
         se, low, high = float(bounds.se[0]), float(bounds.low[0]), float(bounds.high[0])
+        low, high = _ppi_exact_ends(labels, codes[:n], low, high, (1 + confidence) / 2)
     alone = float(labels.var()) / n
     used = float(rest.var()) / n + weight**2 * float(unlabelled.var()) / others
     return PPIEstimate(mean, se, low, high, weight, min(used / alone, 1.0) if alone else 1.0, n, total)
+
+
+def _ppi_exact_ends(
+    labels: Floats, clusters: npt.NDArray[np.int64], low: float, high: float, confidence: float
+) -> tuple[float, float]:
+    """Ends that no few bad, or good, labels make too narrow; of labels in [0, 1], or differences in [-1, 1]."""
+    least = -1.0 if labels.min() < 0 or not labels.any() else 0.0
+    wide = 1.0 - least
+    codes = np.unique(clusters, return_inverse=True)[1]
+    ends = exact_ends((labels - least) / wide, codes, 1.0, 0.0, confidence)
+    return min(low, least + wide * ends[0]), max(high, least + wide * ends[1])
 
 
 def label_factor(
@@ -201,7 +218,7 @@ def next_labels(
         place = min(waiting, key=lambda at: (counts[waiting[at]], at))
         cluster = waiting.pop(place)
         counts[cluster] += 1
-        reach = unit * spread()
+        reach = unit * spread() if unit else before
         out.append(NextLabel(place, counts[cluster] - 1, reach, 1 - reach / before if before else 0.0))
         before = reach
     return out

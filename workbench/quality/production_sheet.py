@@ -20,7 +20,7 @@ import polars as pl
 import sqlalchemy as sa
 
 from workbench.codec import from_plain, write_whole
-from workbench.errors import ConfigError, EvalsetError, TraceError, unknown_name
+from workbench.errors import ConfigError, EvalsetError, unknown_name
 from workbench.evalset.cells import shown_cell
 from workbench.evalset.evalset import Evalset
 from workbench.evalset.files import read_jsonl
@@ -48,7 +48,7 @@ from workbench.rendering.text import visible
 from workbench.state import reading_engine
 from workbench.telemetry.ledger import Ledger
 from workbench.telemetry.redaction import redact
-from workbench.telemetry.traces import documents_of_span, load_trace, trace_best_scores
+from workbench.telemetry.traces import documents_of_span, stored_trace, trace_best_scores
 
 METRIC = "good"
 _OF_CALL = ("trace_id", "started", "tenant_id", "feature", "sample_reason", "sample_weight")
@@ -164,9 +164,7 @@ def production_calls_of_ledger(engine: sa.Engine, since: date, until: date, *, s
         )
 
     def read(trace_id: str) -> SheetExchange:
-        try:
-            trace = load_trace(engine, trace_id, wait_s=0.0)
-        except TraceError:
+        if (trace := stored_trace(engine, trace_id)) is None:
             return SheetExchange("", "")
         found = [document for row in trace.rows for document in documents_of_span(row.attributes)]
         texts = (f"{d.get('id', '')}\n{d.get('text') or d.get('content') or d.get('title') or ''}" for d in found)

@@ -149,10 +149,13 @@ def _subgroup_claim(
     found = pairwise(worst, best, codes, confidence=level, draws=draws, seed=seed)
     n, differ = found.n_clusters, int(found.differ[0, 1])
     status = found.status(0, 1, margin) if n >= MIN_CLUSTERS else "inconclusive"
+    if status == "identical" and found.unseen > margin:  # the same scores on few questions show less than the margin
+        status = "inconclusive"
     needed = None
     if status == "inconclusive":
         sd = float(found.se[0, 1]) * n**0.5
-        needed = clusters_needed(sd, margin, confidence=level, differing=differ / n) if sd else MIN_CLUSTERS
+        alike = int(np.ceil(np.log(1 - level) / np.log1p(-min(margin, 0.99))))  # of which none is worse
+        needed = clusters_needed(sd, margin, confidence=level, differing=differ / n) if sd else alike
         needed = max(needed, n + 1)
     low, high = max(float(found.low[0, 1]), -1.0), min(float(found.high[0, 1]), 1.0)
     return GroupClaim(

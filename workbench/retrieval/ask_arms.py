@@ -200,9 +200,8 @@ def ask_all_arms(
     nearest: dict[str, Mapping[str, tuple[float, float]]] = {}
     for group in by_table.values():
         with searcher.found.shared():
-            if not timed:
-                for candidate in group:
-                    _search_together(candidate, part, searcher, depth)
+            for candidate in () if timed else group:
+                _search_together(candidate, part, searcher, depth)
             answered = {candidate_name(c): _ask_candidate(c, part, searcher, depth) for c in group}
             nearest |= _nearest_found([c for c in group if not answered[candidate_name(c)].errors], part, searcher)
         asked |= answered
@@ -364,8 +363,7 @@ def _ask_rebuilt_arm(arm: Arm, part: Split, searcher: Searcher, depth: int) -> p
     searcher.rebuild_index(arm)
     with searcher.found.shared():
         _search_together(arm, part, searcher, depth)
-        search = _opened_candidate_search(arm, part, searcher, depth, lambda _: arm.strategy)
-        return ask_arm(arm.name, search, part.queries).run
+        return ask_arm(arm.name, _candidate_search(arm, part, searcher, depth), part.queries).run
 
 
 def check_candidate_names(candidates: Sequence[Candidate]) -> None:

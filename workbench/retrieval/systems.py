@@ -239,11 +239,9 @@ def _guarded_system(name: str, call: Callable[[Query], Any]) -> Callable[[Query]
 
 
 def _callable_system_hit(item: Any, place: int) -> Hit:
-    if isinstance(item, Hit):
-        return item
     if isinstance(item, str):
         return Hit(item, -float(place))
-    doc_id, score = item
+    doc_id, score = (item.doc_id, item.score) if isinstance(item, Hit) else item
     return Hit(str(doc_id), float(score))
 
 

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from workbench.codec import write_whole
@@ -20,8 +19,9 @@ from workbench.evaluation.run_record import CellState
 from workbench.extras import without_iri_grammar
 from workbench.rendering.progress import MIME_TYPE
 from workbench.runner.events import EventKind
-from workbench.runner.watchdog import Watchdog
+from workbench.runner.watchdog import KERNEL_FOLDER, Watchdog
 from workbench.telemetry.redaction import redact, redact_all
+from workbench.temporary_folders import temporary_folder
 
 with without_iri_grammar():
     import nbformat
@@ -153,13 +153,14 @@ class _KernelClient(PapermillNotebookClient):  # type: ignore[misc]
     """Tells the watch what really happens to each cell."""
 
     watch: KernelWatch
-    sockets: Path
+    folder: Path
 
     def create_kernel_manager(self) -> Any:
         manager = super().create_kernel_manager()
         # Between the choice of a port and its use by the kernel any process may take it, and the kernel dies.
-        if len(bytes(self.sockets)) <= _LONGEST_PLACE:
-            manager.transport, manager.ip = "ipc", str(self.sockets / "at")
+        if len(bytes(self.folder)) <= _LONGEST_PLACE:
+            manager.transport, manager.ip = "ipc", str(self.folder / "at")
+        manager.connection_file = str(self.folder / "connection.json")  # with the kernel's key
         # A python3 kernel that was registered from another environment would run other code than this one.
         manager.kernel_spec_manager.kernel_dirs = []
         return manager
@@ -232,8 +233,7 @@ class _NotebookEngine(NBClientEngine):  # type: ignore[misc]
         )
         client.watch = watch
         try:
-            with TemporaryDirectory(prefix="wb-kernel-", ignore_cleanup_errors=True) as folder:
-                client.sockets = Path(folder)
+            with temporary_folder(KERNEL_FOLDER) as client.folder:
                 client.execute(**start)
         finally:
             watch.flagged = bool(nb_man.nb.metadata.papermill.exception)

@@ -4,8 +4,13 @@ import os
 import signal
 import threading
 from typing import Literal
+from weakref import WeakSet
 
+from workbench.temporary_folders import remove_temporary_folders
+
+KERNEL_FOLDER = "workbench-kernel-"
 EndedBy = Literal["", "hard_timeout", "interrupted"]
+_WATCHDOGS: WeakSet["Watchdog"] = WeakSet()  # of this process
 
 
 class Watchdog:
@@ -15,6 +20,7 @@ class Watchdog:
         self._lock = threading.Lock()
         self._group: int | None = None
         self.ended_by: EndedBy = ""
+        _WATCHDOGS.add(self)
 
     def hold(self, pid: int) -> None:
         """Take hold of a kernel that has just been started (kernels lead their own process group)."""
@@ -41,3 +47,10 @@ class Watchdog:
                 os.killpg(self._group, signal.SIGKILL)
             except (ProcessLookupError, PermissionError):  # the second: macOS, of a group of zombies
                 return  # nothing is left of it
+
+
+def leave_no_kernel() -> None:
+    """Remove the folders of all kernels of this process and kill these, before it ends without waiting for its runs."""
+    remove_temporary_folders(KERNEL_FOLDER)
+    for leash in list(_WATCHDOGS):
+        leash.pull("interrupted")

@@ -82,6 +82,13 @@ def load_trace(engine: sa.Engine, trace_id: str, *, wait_s: float = 2.0) -> Trac
     return Trace(ids[0], tuple(row for row, _ in found))
 
 
+def stored_trace(engine: sa.Engine, trace_id: str) -> Trace | None:
+    """Spans of one trace that are written by now, or None; unlike `load_trace` it looks for no others to name."""
+    found = _select_traces(engine, trace_id)
+    ids = {row.trace_id for row, _ in found}
+    return Trace(ids.pop(), tuple(row for row, _ in found)) if len(ids) == 1 else None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TraceFilter:
     """Which traces are listed; None, False and 0 leave none out.

@@ -193,11 +193,15 @@ def langfuse_usage_field(found: Any) -> Usage | None:
     if not isinstance(found, dict) or _VENDORS_COUNTS & found.keys():
         return vendor_usage_field(found)
     counts = {str(key): value for key, value in found.items() if isinstance(value, int | float | str)}
-    parts = {"read": 0.0, "write": 0.0, "input": 0.0, "output": 0.0, "": 0.0}
+    parts = {"read": 0.0, "write": 0.0, "input": 0.0, "output": 0.0}
     whole = {"input": 0.0, "output": 0.0, "total": 0.0}
     for key, value in counts.items():
+        counted_as = _langfuse_class(key)
+        if not (counted_as or key in whole):
+            continue  # such as the unit, which is a word
         count = amount_field(key, value) or 0
-        parts[_langfuse_class(key)] += count
+        if counted_as:
+            parts[counted_as] += count
         if key in whole:
             whole[key] = count
     inside = 0 < whole["input"] + whole["output"] == whole["total"]
@@ -208,7 +212,12 @@ def langfuse_usage_field(found: Any) -> Usage | None:
 
 
 def _langfuse_class(name: str) -> str:
-    """Class that Langfuse counts under this name; "" where others count it, as the parts of what was written do."""
+    """Class that Langfuse counts under this name; "" where others count it, as the parts of what was written do.
+
+    Older rows hold dollars beside the tokens, such as ``inputCost``.
+    """
+    if name.lower().endswith("cost"):
+        return ""
     if name in ("cache_read_input_tokens", "cache_creation_input_tokens"):  # of Anthropic, beside the input
         return "read" if "read" in name else "write"
     if name.startswith("input"):

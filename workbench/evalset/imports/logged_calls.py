@@ -7,7 +7,7 @@ counted, and the rest is kept.
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -194,25 +194,27 @@ def logged_tier_lacks_price(call: LoggedCall, prices: PriceTable) -> bool:
 
 
 def logged_call_price(call: LoggedCall, prices: PriceTable) -> str | None:
-    """Name of the price of a call: of the model that was asked, else of the one that answered."""
-    return logged_model_price(call.model, prices) or (logged_model_price(call.served, prices) if call.served else None)
+    """Name of the price of a call, of which its tier may have a row alone: of the model asked, else of that served."""
+    names: Collection[str] = prices.models
+    if call.tier:
+        names = {name.removesuffix(f"@{call.tier}") for name in names}
+    return logged_model_price(call.model, names) or (logged_model_price(call.served, names) if call.served else None)
 
 
-def logged_model_price(model: str, prices: PriceTable) -> str | None:
-    """Name under which the price table has a model that a tool calls in its own way; None if it has none.
+def logged_model_price(model: str, names: Collection[str]) -> str | None:
+    """Name under which a price table has a model that a tool calls in its own way; None if it has none.
 
     Tools part the vendor by ``:`` or by ``/``, leave it out, and add a date. A name that may be two rows is none.
 
-    >>> from workbench.inference.prices import load_prices
-    >>> logged_model_price("openai:chat:gpt-5.4-mini-2026-03-17", load_prices())
+    >>> logged_model_price("openai:chat:gpt-5.4-mini-2026-03-17", ["openai/gpt-5.4", "openai/gpt-5.4-mini"])
     'openai/gpt-5.4-mini'
     """
-    if model in prices.models:
+    if model in names:
         return model
     plain = _DATED.sub("", re.sub(r":(chat|completion|responses|messages):", "/", model).replace(":", "/"))
-    if plain in prices.models:
+    if plain in names:
         return plain
-    found = [name for name in prices.models if name.rpartition("/")[2] == plain]  # none where a vendor is named
+    found = [name for name in names if name.rpartition("/")[2] == plain]  # none where a vendor is named
     return found[0] if len(found) == 1 else None
 
 
