@@ -17,7 +17,7 @@ from multiprocessing import Pool
 
 import numpy as np
 import polars as pl
-from scipy import stats
+from scipy.special import ndtr, ndtri
 
 from workbench.evaluation.compare import bootstrap_t, classify_difference
 from workbench.evaluation.decision import ArmFacts, make_claims
@@ -54,19 +54,19 @@ def skewed(rng: np.random.Generator, clusters: np.ndarray, effect: float, *, sig
 def pairs(rng: np.random.Generator, clusters: np.ndarray, effect: float, *, discordant: float) -> np.ndarray:
     """Differences of paired 0/1 outcomes: the given share differs, with mean ``effect``."""
     z = normal(rng, clusters, 0.0)
-    lost, won = stats.norm.ppf([(discordant - effect) / 2, 1 - (discordant + effect) / 2])
+    lost, won = ndtri([(discordant - effect) / 2, 1 - (discordant + effect) / 2])
     return (z > won).astype(float) - (z < lost)
 
 
 def quality(rng: np.random.Generator, clusters: np.ndarray, effect: float) -> np.ndarray:
     """nDCG-like values with mean ``effect`` + 0.55: a quarter 0, 35 % 1, the rest between."""
-    u = stats.norm.cdf(normal(rng, clusters, 0.0))
+    u = ndtr(normal(rng, clusters, 0.0))
     return effect + np.clip((u - 0.25) / 0.4, 0.0, 1.0)
 
 
 def right(rng: np.random.Generator, clusters: np.ndarray, effect: float) -> np.ndarray:
     """0/1 outcomes of one arm, 80 % right."""
-    return effect + (normal(rng, clusters, 0.0) < stats.norm.ppf(0.8))
+    return effect + (normal(rng, clusters, 0.0) < ndtri(0.8))
 
 
 def heavy(rng: np.random.Generator, clusters: np.ndarray, effect: float) -> np.ndarray:
@@ -122,7 +122,7 @@ def claims_of(rng: np.random.Generator, m: int, *, arms: Mapping[str, float]) ->
     for arm, mean in arms.items():
         shared = np.sqrt(SHARED) * rng.standard_normal(m)[clusters]
         own = np.sqrt(1 - SHARED) * rng.standard_normal(clusters.size)
-        values = mean + WIDTH * (stats.norm.cdf(shared + own) - 0.5)
+        values = mean + WIDTH * (ndtr(shared + own) - 0.5)
         table = {"item_id": [f"i{i:05d}" for i in range(clusters.size)], "value": values, "cluster": clusters}
         frames.append(pl.DataFrame(table).with_columns(arm=pl.lit(arm), repeat=pl.lit(0)))
     rule = Rule("quality", "usd_per_1k_requests", next(iter(arms)), 0.1, 1 - ALPHA)

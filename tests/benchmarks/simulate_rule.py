@@ -16,7 +16,7 @@ from multiprocessing import Pool
 
 import numpy as np
 import polars as pl
-from scipy import stats
+from scipy.special import ndtri
 
 from tests.benchmarks.simulate_gate import ALPHA, SIZES, Check, clusters_of, normal, quality, right
 from workbench.evaluation.compare import compare, pairwise, spent_confidence
@@ -51,7 +51,7 @@ class Split:
         values = np.where(self._alike, self._shared, self._draw(self.rng, self.clusters, 0.0))
         if effect == 0:
             return values
-        return np.where(normal(self.rng, self.clusters, 0.0) < stats.norm.ppf(-effect / self.mean), 0.0, values)
+        return np.where(normal(self.rng, self.clusters, 0.0) < ndtri(-effect / self.mean), 0.0, values)
 
     def values(self, arms: Sequence[np.ndarray]) -> ArmValues:
         """The arms as the engine reads them."""

@@ -5,7 +5,9 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import polars as pl
@@ -230,11 +232,22 @@ def judgements(data: st.DataObject, folder: Path) -> None:
 ASKED = pl.DataFrame({"query": [f"request {i}" for i in range(9)], "tenant": ["a"] * 9})
 
 
+@cache
+def stream_of_asked() -> dict[str, bytes]:
+    """Files of the imported stream, which each example labels anew."""
+    with TemporaryDirectory() as folder:
+        path, out = Path(folder) / "asked.csv", Path(folder) / "out"
+        ASKED.write_csv(path)
+        import_stream(path, out)
+        return {file.name: file.read_bytes() for file in out.iterdir()}
+
+
 def labels(data: st.DataObject, folder: Path) -> None:
     where = settings_in(folder)
     mine = where.evalsets / "mine"
-    ASKED.write_csv(folder / "asked.csv")
-    import_stream(folder / "asked.csv", mine)
+    mine.mkdir(parents=True)
+    for name, held in stream_of_asked().items():
+        (mine / name).write_bytes(held)
     sheet = put(folder, "sheet", data.draw(files("labels")))
     before, partly = (mine / "stream.parquet").read_bytes(), data.draw(st.booleans())
     if attempt(lambda: import_pair_labels([sheet], "mine", settings=where, partly=partly), folder / "out"):

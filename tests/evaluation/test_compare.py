@@ -8,11 +8,13 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from workbench.errors import ConfigError
+from workbench.evaluation.cluster_weights import cluster_weights
 from workbench.evaluation.compare import (
     bootstrap_t,
     classify_difference,
     compare,
     mean_interval,
+    normal_interval,
     pairwise,
     sharper_confidence,
     spent_confidence,
@@ -203,3 +205,31 @@ def test_all_uses_of_a_split_together_spend_alpha_and_no_more():
     assert sum(shares) <= 1 + 1e-5
     assert shares[0] > 0.5
     assert spent_confidence(0.95, 1000) < 1.0
+
+
+@pytest.mark.parametrize(("m", "draws"), [(60, 600), (20_000, 255)])  # kept between calls, and too many to be kept
+def test_weights_are_the_counts_of_clusters_drawn_with_replacement(m, draws):
+    rng, blocks = np.random.default_rng(5), list(cluster_weights(m, draws, 5))
+    assert sum(map(len, blocks)) == draws
+    for block in blocks:
+        drawn = rng.integers(m, size=(len(block), m))
+        assert all(np.array_equal(row, np.bincount(one, minlength=m)) for row, one in zip(block, drawn, strict=True))
+
+
+def test_the_resamples_of_a_split_are_drawn_once_and_nobody_can_change_them():
+    first, again = (next(iter(cluster_weights(60, 600, 5))) for _ in range(2))
+    assert again is first
+    with pytest.raises(ValueError, match="read-only"):
+        first[0, 0] = 1.0
+    assert next(cluster_weights(60, 600, 6)) is not first
+    assert len(list(cluster_weights(60, 10, 5))) == 1
+
+
+def test_the_normal_interval_is_that_of_the_error_that_the_resamples_are_studentised_with():
+    rng = np.random.default_rng(8)
+    values, clusters = rng.random(120), np.arange(120) // 3
+    bounds = bootstrap_t(values[None], clusters)
+    mean, low, high = normal_interval(values, clusters)
+    assert (mean, low) == (bounds.mean[0], mean - stats.norm.ppf(0.975) * bounds.se[0])
+    assert high - mean == pytest.approx(mean - low)
+    assert normal_interval(np.ones(120), clusters) == mean_interval(np.ones(120), clusters)

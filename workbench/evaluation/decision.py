@@ -8,6 +8,7 @@ be acceptable, cannot add up (retention of effect: D'Agostino, Massaro and Sulli
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,11 @@ from workbench.evaluation.compare import (
     MIN_DIFFERING,
     NO_SPREAD,
     Pairwise,
-    bootstrap_t,
-    exact_ends,
     item_clusters,
     item_values,
     margin_status,
+    mean_interval,
+    normal_interval,
     pairwise,
     require_shares,
     spent_confidence,
@@ -259,13 +260,8 @@ def _paired_bounds(pairs: Pairwise, a: int, b: int, other: str, rule: Rule) -> P
 
 def _arm_intervals(values: ArmValues, seed: int, *, resampled: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean of each arm with its two-sided 95 % interval, inside [0, 1]: of its own, so not simultaneous."""
-    ends = []
-    for row in values.own:
-        one = bootstrap_t(row[None], values.clusters, confidence=0.975, seed=seed, draws=2 if resampled else 4000)
-        wide = ndtri(0.975) * one.se[0]
-        low, high = (one.mean[0] - wide, one.mean[0] + wide) if resampled else (one.low[0], one.high[0])
-        ends.append((one.mean[0], *exact_ends(row, values.clusters, float(low), float(high))))
-    mean, low, high = np.array(ends).T
+    interval = normal_interval if resampled else partial(mean_interval, seed=seed)
+    mean, low, high = np.array([interval(row, values.clusters) for row in values.own]).T
     return mean, low, high
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from workbench.errors import ConfigError, EvalsetError
 from workbench.evalset.outcomes import Outcomes
-from workbench.evaluation.compare import cluster_weights
+from workbench.evaluation.cluster_weights import cluster_weights
 from workbench.records import content_hash
 from workbench.rendering.numbers import counted
 from workbench.rendering.progress import waiting
