@@ -99,18 +99,20 @@ def run_headless(
         examine([job for job, _ in plans], settings)
     at_once = max(1, min(workers, len(plans)))
     context = _HeadlessContext(settings, clock, on_event or _ignore, cell_timeout_s, hard_timeout_s, at_once)
-    leashes = [Watchdog() for _ in plans]
+    watchdogs = [Watchdog() for _ in plans]
     # by their numbers: 01_retrieval takes as long as all others where nothing is embedded yet
     order = sorted(range(len(plans)), key=lambda place: plans[place][1].name.partition("_")[0])
     with ThreadPoolExecutor(max_workers=workers) as pool:
         try:
-            futures = {place: pool.submit(_run_headless_job, *plans[place], leashes[place], context) for place in order}
+            futures = {
+                place: pool.submit(_run_headless_job, *plans[place], watchdogs[place], context) for place in order
+            }
             while wait(futures.values(), timeout=_LOOK_S).not_done:
                 pass  # a signal that the system gave to another thread does not end this one's waiting
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
-            for leash in leashes:
-                leash.pull("interrupted")
+            for watchdog in watchdogs:
+                watchdog.kill("interrupted")
             raise  # after the pool: each thread sees its kernel dead within a second and writes its record
     return [futures[place].result() for place in range(len(plans))]
 
@@ -169,7 +171,7 @@ def _plan_headless_job(job: Job, settings: Settings) -> tuple[Job, Path]:
     return replace(job, parameters=parameters), source
 
 
-def _run_headless_job(job: Job, source: Path, leash: Watchdog, context: _HeadlessContext) -> RunRecord:
+def _run_headless_job(job: Job, source: Path, watchdog: Watchdog, context: _HeadlessContext) -> RunRecord:
     from workbench.runner.kernels import KernelWatch, execute_in_kernel
 
     record = open_run(
@@ -191,11 +193,11 @@ def _run_headless_job(job: Job, source: Path, leash: Watchdog, context: _Headles
         run_dir / "executed.ipynb",
         parameters=job.parameters,
         env=_headless_kernel_env(context.settings, record, context.kernels),
-        watch=KernelWatch(leash, tell),
+        watch=KernelWatch(watchdog, tell),
         cell_timeout_s=context.cell_timeout_s,
         hard_timeout_s=context.hard_timeout_s,
     )
-    record = _close_headless_run(record, job, outcome, leash, context)
+    record = _close_headless_run(record, job, outcome, watchdog, context)
     completed = sum(cell.status == "completed" for cell in record.cells)
     ending = {"status": record.status, "error": record.error, "gate": record.gate}
     tell("end", completed, len(record.cells), ending)
@@ -203,9 +205,9 @@ def _run_headless_job(job: Job, source: Path, leash: Watchdog, context: _Headles
 
 
 def _close_headless_run(
-    record: RunRecord, job: Job, outcome: "KernelExecution", leash: Watchdog, context: _HeadlessContext
+    record: RunRecord, job: Job, outcome: "KernelExecution", watchdog: Watchdog, context: _HeadlessContext
 ) -> RunRecord:
-    ending = how_it_ended(outcome, record.run_dir, leash.ended_by, context.cell_timeout_s, context.hard_timeout_s)
+    ending = how_it_ended(outcome, record.run_dir, watchdog.ended_by, context.cell_timeout_s, context.hard_timeout_s)
     record = close_run(
         record,
         context.clock,

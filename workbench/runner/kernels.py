@@ -36,8 +36,8 @@ _LONGEST_PLACE = 90  # bytes of a folder with sockets: of a socket's whole path 
 class KernelWatch:
     """The state of each code cell, as it was really executed, with what is told of it."""
 
-    def __init__(self, leash: Watchdog, tell: Callable[[EventKind, int, int, dict[str, Any]], None]) -> None:
-        self.leash = leash
+    def __init__(self, watchdog: Watchdog, tell: Callable[[EventKind, int, int, dict[str, Any]], None]) -> None:
+        self.watchdog = watchdog
         self.cells: list[CellState] = []
         self.flagged = False
         self._tell = tell
@@ -99,7 +99,7 @@ def execute_in_kernel(
         A cell is interrupted after the first; the kernel is killed when the run takes longer than the second.
     """
     papermill_engines.register("workbench", _NotebookEngine)
-    timer = threading.Timer(hard_timeout_s, watch.leash.pull, args=("hard_timeout",))
+    timer = threading.Timer(hard_timeout_s, watch.watchdog.kill, args=("hard_timeout",))
     timer.daemon = True
     timer.start()
     error: Exception | None = None
@@ -120,7 +120,7 @@ def execute_in_kernel(
         error = caught
     finally:
         timer.cancel()
-        watch.leash.release()
+        watch.watchdog.release()
         ensure_event_loop().close()
     try:
         _without_secrets(target)
@@ -166,10 +166,10 @@ class _KernelClient(PapermillNotebookClient):  # type: ignore[misc]
         return manager
 
     def start_new_kernel(self, **start: Any) -> None:
-        if self.watch.leash.ended_by:
+        if self.watch.watchdog.ended_by:
             raise RunError("stopped before the kernel was started")
         super().start_new_kernel(**start)
-        self.watch.leash.hold(self.km.provisioner.pid)
+        self.watch.watchdog.hold(self.km.provisioner.pid)
 
     def start_new_kernel_client(self) -> Any:
         return run_sync(self._connect)()
@@ -179,7 +179,7 @@ class _KernelClient(PapermillNotebookClient):  # type: ignore[misc]
         ready = asyncio.ensure_future(self.async_start_new_kernel_client())
         while not ready.done():
             await asyncio.wait({ready}, timeout=0.1)
-            if self.watch.leash.ended_by and not ready.done():
+            if self.watch.watchdog.ended_by and not ready.done():
                 ready.cancel()
                 await asyncio.wait({ready})
                 await self._async_cleanup_kernel()

@@ -29,7 +29,7 @@ class Watchdog:
             if self.ended_by:
                 self._kill()
 
-    def pull(self, ended_by: EndedBy) -> None:
+    def kill(self, ended_by: EndedBy) -> None:
         """Kill the kernel and its children, also inside native code that no interrupt reaches."""
         with self._lock:
             self.ended_by = self.ended_by or ended_by
@@ -52,5 +52,5 @@ class Watchdog:
 def leave_no_kernel() -> None:
     """Remove the folders of all kernels of this process and kill these, before it ends without waiting for its runs."""
     remove_temporary_folders(KERNEL_FOLDER)
-    for leash in list(_WATCHDOGS):
-        leash.pull("interrupted")
+    for watchdog in list(_WATCHDOGS):
+        watchdog.kill("interrupted")
