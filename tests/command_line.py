@@ -55,7 +55,7 @@ def _folder(where: Path | Settings) -> Path:
 @contextmanager
 def _what_a_process_ends_with() -> Iterator[None]:
     """Take back what a command leaves to the end of its process: how signals are handled, and connections."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     engines = set()
 
     def note(connection: sa.Connection) -> None:

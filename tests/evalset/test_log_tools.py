@@ -150,7 +150,7 @@ def test_calls_of_one_server_cost_the_same_through_every_tracer(tool):
     failed = [c for c in log.calls if c.error]
     assert [(c.usage, c.latency_ms) for c in failed] == [(None, None)]
     assert {c.tenant_id for c in paid} == {"acme"}
-    assert {logged_model_price(c.model, PRICES) for c in log.calls} == {"openai/gpt-5.4-mini"}
+    assert {logged_model_price(c.model, PRICES.models) for c in log.calls} == {"openai/gpt-5.4-mini"}
 
 
 def test_litellm_s_own_costs_equal_those_by_tokens_in_both_of_its_forms():

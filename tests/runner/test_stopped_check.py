@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.command_line import workbench
+from tests.command_line import workbench_process
 from tests.notebooks.zoo import add_notebook, make_settings
 from tests.runner.test_accept_and_check import DECISION, PARAMETERS, SAYS_PARAMETERS
 from workbench.config import Settings, SystemClock, load_settings
@@ -107,7 +107,7 @@ def test_a_check_that_was_stopped_goes_on_with_what_is_left(tmp_path: Path, numb
 
     def again(*words: str) -> tuple[str, list[str]]:
         before = {r.run_dir for r in list_runs(settings)}
-        done = workbench(settings.root, "check", *words, env={"PYTHONPATH": env["PYTHONPATH"]})
+        done = workbench_process(settings.root, "check", *words)
         assert done.returncode == 0, done.stderr
         return done.stdout, sorted(r.notebook for r in list_runs(settings) if r.run_dir not in before)
 

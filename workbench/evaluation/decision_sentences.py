@@ -37,7 +37,7 @@ def cost_words(claim: Claim, before: Claim | None, rule: Rule) -> str:
 
 def distance(claim: Claim) -> str:
     """How far an arm may lie below the best of the others, in numbers."""
-    same = [-p.unseen for p in claim.pairs if p.other == claim.best]
+    same = [-p.unseen for p in claim.pairs if p.other == claim.best and p.unseen]
     return f"{signed(claim.difference)} against {claim.best}, at least {signed(min([claim.low, *same]))}"
 
 
