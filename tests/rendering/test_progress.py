@@ -272,5 +272,11 @@ def own_documents(root: Path) -> None:
     ],
 )
 def test_other_work_that_takes_long_says_so(tmp_path, capsys, work, said) -> None:
-    work(tmp_path)
-    assert said in capsys.readouterr().err
+    """Another thread looks at it, and on a busy machine comes too late for a part that takes milliseconds."""
+    told = ""
+    for again in map(str, range(20)):
+        (tmp_path / again).mkdir()
+        work(tmp_path / again)
+        if said in (told := told + capsys.readouterr().err):
+            break
+    assert said in told

@@ -152,6 +152,7 @@ def waiting(label: str, *, clock: Clock | None = None) -> Iterator[None]:
     bar, over = Progress(label, 0, clock=clock), threading.Event()
 
     def look() -> None:
+        bar.wait()
         while not over.wait(_LOOK_S):
             bar.wait()
 
