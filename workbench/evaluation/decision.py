@@ -99,9 +99,8 @@ class ArmValues:
         items, codes = item_clusters(scores)
         low = np.stack([item_values(scores, name, items, missing=0.0) for name in names])
         high = np.stack([item_values(scores if against is None else against, n, items, missing=1.0) for n in names])
-        share = pl.col("value").fill_nan(None).count() / (
-            len(items) * pl.col("repeat").n_unique()
-        )  # of an arm's own repeats
+        asked = len(items) * pl.col("repeat").n_unique()  # of an arm's own repeats
+        share = pl.col("value").fill_nan(None).count() / asked
         found = dict(scores.group_by("arm").agg(share).iter_rows())
         return cls(low, low, high, codes, np.array([found.get(name, 0.0) for name in names]))
 

@@ -16,8 +16,6 @@ from dataclasses import asdict
 from datetime import timedelta
 from typing import Any, Self
 
-import numpy as np
-import numpy.typing as npt
 import polars as pl
 import sqlalchemy as sa
 
@@ -52,7 +50,16 @@ from workbench.retrieval.postgres_sql import (
     copied_sql_rows,
 )
 from workbench.retrieval.store import SLICE, ChunkRow, StoreState, checked_vectors
-from workbench.retrieval.tenant import ChunkHit, Fusion, TenantHandle, bm25_of, checked_tenant, cosine_of, shown_tenant
+from workbench.retrieval.tenant import (
+    ChunkHit,
+    Fusion,
+    Point,
+    TenantHandle,
+    bm25_of,
+    checked_tenant,
+    cosine_of,
+    shown_tenant,
+)
 
 EF_SEARCH, MAX_EF_SEARCH = 100, 1000
 CHUNKS = chunks_table(0)
@@ -205,20 +212,14 @@ class PostgresRows:
         self._sessions = sessions
 
     def nearest(
-        self, point: npt.NDArray[np.float32], limit: int, where: Filter | None, *, exact: bool, knobs: Mapping[str, int]
+        self, point: Point, limit: int, where: Filter | None, *, exact: bool, knobs: Mapping[str, int]
     ) -> list[ChunkHit]:
         """Up to ``limit`` chunks nearest by cosine."""
         (hits,) = self.nearest_to_each([point], limit, where, exact=exact, knobs=knobs)
         return hits
 
     def nearest_to_each(
-        self,
-        points: Sequence[npt.NDArray[np.float32]],
-        limit: int,
-        where: Filter | None,
-        *,
-        exact: bool,
-        knobs: Mapping[str, int],
+        self, points: Sequence[Point], limit: int, where: Filter | None, *, exact: bool, knobs: Mapping[str, int]
     ) -> list[list[ChunkHit]]:
         """What `nearest` finds for each of the points, one after the other in one transaction."""
         settings, hits = _postgres_search_settings(exact, limit, knobs), []
@@ -236,7 +237,7 @@ class PostgresRows:
             found = connection.execute(self._words(connection, words, limit, where)).all()
         return [ChunkHit(chunk, doc, position, bm25_of(score)) for chunk, doc, position, score in found]
 
-    def fused(self, point: npt.NDArray[np.float32], words: str, k: int, fusion: Fusion) -> list[Hit]:
+    def fused(self, point: Point, words: str, k: int, fusion: Fusion) -> list[Hit]:
         """Best ``k`` documents of both legs, in one statement."""
         values, fused = fusion.values, FUSED_SCORES if fusion.rank_constant is None else FUSED_RANKS
         with self._sessions.searching("search the rows", self.tenant_id, {}) as connection:
@@ -250,7 +251,7 @@ class PostgresRows:
 
     def explain(
         self,
-        point: npt.NDArray[np.float32] | None,
+        point: Point | None,
         words: str | None,
         limit: int,
         where: Filter | None,
@@ -300,7 +301,7 @@ class PostgresRows:
     def _scope(self, where: Filter | None) -> sa.ColumnElement[bool]:
         return self._own(CHUNKS) if where is None else self._own(CHUNKS) & compile_postgres_condition(where)
 
-    def _near(self, point: npt.NDArray[np.float32], limit: int, where: Filter | None, exact: bool) -> sa.Select[Any]:
+    def _near(self, point: Point, limit: int, where: Filter | None, exact: bool) -> sa.Select[Any]:
         c = CHUNKS.c
         distance = c.vector.op("<=>", return_type=sa.Double)(sa.cast(_postgres_told(point), VectorType(self.dimension)))
         # No index can serve a sum: this is what makes a search exact, whatever indices there are.
@@ -329,7 +330,7 @@ class PostgresRows:
         return postgres_words_of(full_text) | {"words": words, "tenant": self.tenant_id}
 
 
-def _postgres_told(point: npt.NDArray[np.float32]) -> str:
+def _postgres_told(point: Point) -> str:
     return "[" + ",".join(map(repr, point.tolist())) + "]"
 
 

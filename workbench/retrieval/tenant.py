@@ -86,13 +86,7 @@ class TenantRows(Protocol):
         """Up to ``limit`` chunks nearest by cosine; unless ``exact``, by the vector index if there is one."""
 
     def nearest_to_each(
-        self,
-        points: Sequence[Point],
-        limit: int,
-        where: Filter | None,
-        *,
-        exact: bool,
-        knobs: Mapping[str, int],
+        self, points: Sequence[Point], limit: int, where: Filter | None, *, exact: bool, knobs: Mapping[str, int]
     ) -> list[list[ChunkHit]]:
         """What `nearest` finds for each of the points, in fewer searches if the store can."""
 
